@@ -37,6 +37,7 @@ mod concat;
 mod dirty_ranges;
 mod disk_part;
 mod extent;
+mod fields;
 mod file_use;
 pub mod foreign;
 mod guard;

@@ -1,8 +1,7 @@
 //! The header: three texts that identify the format, and the sizes.
 
-use byteorder::{ByteOrder as _, LittleEndian};
-
 use crate::error::{Error, Result};
+use crate::formats::fields::{u32_le, u64_le};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
@@ -38,10 +37,6 @@ pub(super) struct BochsHeader {
     pub(super) bitmap_length: u64,
 }
 
-fn number(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).map_or(0, LittleEndian::read_u32)
-}
-
 /// Returns true if a file starts with the texts and a version of this format.
 pub(super) fn has_mark(start: &[u8]) -> bool {
     let is_text = |(at, length, text): &(usize, usize, &[u8])| {
@@ -49,7 +44,7 @@ pub(super) fn has_mark(start: &[u8]) -> bool {
         let end = field.iter().position(|byte| *byte == 0);
         field.get(..end.unwrap_or(field.len())) == Some(*text)
     };
-    TEXTS.iter().all(is_text) && matches!(number(start, 64), VERSION_1 | VERSION_2)
+    TEXTS.iter().all(is_text) && matches!(u32_le(start, 64), VERSION_1 | VERSION_2)
 }
 
 impl BochsHeader {
@@ -68,16 +63,14 @@ impl BochsHeader {
         if !has_mark(bytes) {
             return wrong("Image not in Bochs format".into());
         }
-        let size_at = if number(bytes, 64) == VERSION_1 {
+        let size_at = if u32_le(bytes, 64) == VERSION_1 {
             84
         } else {
             88
         };
-        let size = bytes
-            .get(size_at..size_at + 8)
-            .map_or(0, LittleEndian::read_u64);
+        let size = u64_le(bytes, size_at);
         let size = size / SECTOR_SIZE * SECTOR_SIZE;
-        let [header, entries, bitmap, extent] = [68, 72, 76, 80].map(|at| number(bytes, at));
+        let [header, entries, bitmap, extent] = [68, 72, 76, 80].map(|at| u32_le(bytes, at));
         if entries > MOST_ENTRIES {
             return wrong("Catalog size is too large".into());
         }

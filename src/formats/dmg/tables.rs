@@ -5,6 +5,7 @@ use byteorder::{BigEndian, ByteOrder as _};
 use super::property_list;
 use super::trailer::Trailer;
 use crate::error::{Error, Result};
+use crate::formats::fields::{u32_be, u64_be};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
@@ -114,13 +115,11 @@ fn add_table(table: &[u8], trailer: &Trailer, chunks: &mut Vec<DmgChunk>) -> Res
     if !table.starts_with(MARK) || table.len() < TABLE_HEADER + ENTRY {
         return Ok(());
     }
-    let long = |bytes: &[u8], at: usize| bytes.get(at..at + 8).map_or(0, BigEndian::read_u64);
-    let short = |bytes: &[u8], at: usize| bytes.get(at..at + 4).map_or(0, BigEndian::read_u32);
-    let (first, data) = (long(table, 8), long(table, 24));
-    let count = usize::try_from(short(table, 200)).unwrap_or(usize::MAX);
+    let (first, data) = (u64_be(table, 8), u64_be(table, 24));
+    let count = usize::try_from(u32_be(table, 200)).unwrap_or(usize::MAX);
     let entries = table.get(TABLE_HEADER..).unwrap_or_default();
     for (index, entry) in entries.chunks_exact(ENTRY).take(count).enumerate() {
-        let kind = match short(entry, 0) {
+        let kind = match u32_be(entry, 0) {
             0 | 2 => ChunkKind::Zero,
             1 => ChunkKind::Raw,
             // These are comments and the end of the table.
@@ -132,7 +131,7 @@ fn add_table(table: &[u8], trailer: &Trailer, chunks: &mut Vec<DmgChunk>) -> Res
             0x8000_0008 => ChunkKind::Xz,
             other => ChunkKind::Unknown(other),
         };
-        let [sector, sectors, offset, stored] = [8, 16, 24, 32].map(|at| long(entry, at));
+        let [sector, sectors, offset, stored] = [8, 16, 24, 32].map(|at| u64_be(entry, at));
         if kind != ChunkKind::Zero && sectors > MOST_SECTORS {
             return Err(Error::corrupt(format!(
                 "sector count {sectors} for chunk {index} is larger than max ({MOST_SECTORS})"

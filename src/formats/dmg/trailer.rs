@@ -1,8 +1,7 @@
 //! The trailer: 512 bytes at the end of the file, with the places of the tables.
 
-use byteorder::{BigEndian, ByteOrder as _};
-
 use crate::error::{Error, Result};
+use crate::formats::fields::{u32_be, u64_be};
 use crate::formats::refusals::without_text;
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
@@ -56,8 +55,8 @@ impl Trailer {
     }
 
     fn parse(bytes: &[u8; LENGTH], start: u64, file: &dyn Storage) -> Result<Self> {
-        let number = |at: usize| BigEndian::read_u64(bytes.get(at..).unwrap_or_default());
-        let segments = BigEndian::read_u32(bytes.get(60..).unwrap_or_default());
+        let number = |at: usize| u64_be(bytes, at);
+        let segments = u32_be(bytes, 60);
         if segments > 1 {
             return Err(Error::unsupported(format!(
                 "the image is in {segments} files, which this version doesn't read"

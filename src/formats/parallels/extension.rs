@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::header::ParallelsHeader;
 use crate::crypto::HashAlgorithm;
 use crate::error::{Error, Result};
+use crate::formats::fields::{u32_le, u64_le};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
@@ -67,14 +68,6 @@ fn wrong<T>(text: impl Into<String>) -> Result<T> {
     Err(Error::corrupt(text))
 }
 
-fn short(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).map_or(0, LittleEndian::read_u32)
-}
-
-fn long(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).map_or(0, LittleEndian::read_u64)
-}
-
 impl FormatExtension {
     /// Reads the extension according to the header, or returns `None` if there is none.
     ///
@@ -116,8 +109,8 @@ impl FormatExtension {
                     rest.len()
                 ));
             }
-            let (mark, flags) = (long(rest, 0), long(rest, 8));
-            let length = usize::try_from(short(rest, 16)).unwrap_or(usize::MAX);
+            let (mark, flags) = (u64_le(rest, 0), u64_le(rest, 8));
+            let length = usize::try_from(u32_le(rest, 16)).unwrap_or(usize::MAX);
             if mark == 0 {
                 break;
             }
@@ -188,14 +181,14 @@ impl DirtyBitmap {
                 data.len()
             ));
         }
-        let (size, sectors) = (long(data, 0), header.size / SECTOR_SIZE);
+        let (size, sectors) = (u64_le(data, 0), header.size / SECTOR_SIZE);
         if size != sectors {
             return wrong(format!(
                 "Bitmap size (in sectors) {} differs from disk size in sectors {sectors}",
                 size.cast_signed()
             ));
         }
-        let (granularity, entries) = (u64::from(short(data, 24)), short(data, 28));
+        let (granularity, entries) = (u64::from(u32_le(data, 24)), u32_le(data, 28));
         let table = data.get(BITMAP_HEADER..).unwrap_or_default();
         if u64::from(entries) * 8 > table.len() as u64 {
             return wrong("Bitmaps feature corrupted: l1 table exceeds extension data_size");
@@ -216,7 +209,7 @@ impl DirtyBitmap {
         }
         let count = usize::try_from(entries).unwrap_or(usize::MAX);
         let entries = table.chunks_exact(8).take(count);
-        let clusters = entries.map(|entry| match long(entry, 0) {
+        let clusters = entries.map(|entry| match u64_le(entry, 0) {
             0 => Ok(BitsCluster::Clear),
             1 => Ok(BitsCluster::Set),
             sector => {

@@ -1,8 +1,7 @@
 //! The header: 64 bytes, which the BAT follows.
 
-use byteorder::{ByteOrder as _, LittleEndian};
-
 use crate::error::{Error, Result};
+use crate::formats::fields::{put, u32_le, u64_le};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
@@ -51,18 +50,10 @@ pub(super) struct ParallelsHeader {
     pub(super) extension: u64,
 }
 
-fn number(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).map_or(0, LittleEndian::read_u32)
-}
-
-fn long_number(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).map_or(0, LittleEndian::read_u64)
-}
-
 /// Returns true if a file starts with a magic number and a version of this format.
 pub(super) fn is_header(start: &[u8]) -> bool {
     let has_mark = start.starts_with(MARK) || start.starts_with(OLD_MARK);
-    has_mark && number(start, at::VERSION) == VERSION
+    has_mark && u32_le(start, at::VERSION) == VERSION
 }
 
 impl ParallelsHeader {
@@ -82,18 +73,18 @@ impl ParallelsHeader {
             return wrong("Image not in Parallels format");
         }
         let is_old = bytes.starts_with(OLD_MARK);
-        let tracks = number(bytes, at::TRACKS);
+        let tracks = u32_le(bytes, at::TRACKS);
         if tracks == 0 {
             return wrong("Invalid image: Zero sectors per track");
         }
         if tracks > i32::MAX.unsigned_abs() / 513 {
             return wrong("Invalid image: Too big cluster");
         }
-        let entries = number(bytes, at::ENTRIES);
+        let entries = u32_le(bytes, at::ENTRIES);
         if u64::from(entries) > MOST_ENTRIES {
             return wrong("Catalog too large");
         }
-        let sectors = long_number(bytes, at::SECTORS);
+        let sectors = u64_le(bytes, at::SECTORS);
         let sectors = if is_old {
             sectors & 0xffff_ffff
         } else {
@@ -103,7 +94,7 @@ impl ParallelsHeader {
         let Some(size) = size.filter(|size| i64::try_from(*size).is_ok()) else {
             return wrong("File too large");
         };
-        let extension = long_number(bytes, at::EXTENSION);
+        let extension = u64_le(bytes, at::EXTENSION);
         if extension >= 1 << 54 {
             return wrong("Invalid image: Too big offset");
         }
@@ -112,8 +103,8 @@ impl ParallelsHeader {
             cluster_size: u64::from(tracks) * SECTOR_SIZE,
             entries,
             size,
-            is_in_use: number(bytes, at::IN_USE) == IN_USE,
-            stated_data_offset: u64::from(number(bytes, at::DATA_OFFSET)) * SECTOR_SIZE,
+            is_in_use: u32_le(bytes, at::IN_USE) == IN_USE,
+            stated_data_offset: u64::from(u32_le(bytes, at::DATA_OFFSET)) * SECTOR_SIZE,
             extension: extension * SECTOR_SIZE,
         };
         if header.clusters() > entries.into() {
@@ -145,19 +136,20 @@ impl ParallelsHeader {
     pub(super) fn encode(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         let short = |value: u64| u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes();
-        let mut put = |at: usize, field: &[u8]| {
-            let to = bytes.get_mut(at..at + field.len()).unwrap_or_default();
-            to.copy_from_slice(field);
-        };
-        put(0, if self.is_old { OLD_MARK } else { MARK });
-        put(at::VERSION, &VERSION.to_le_bytes());
-        put(at::HEADS, &16u32.to_le_bytes());
+        put(&mut bytes, 0, if self.is_old { OLD_MARK } else { MARK });
+        put(&mut bytes, at::VERSION, &VERSION.to_le_bytes());
+        put(&mut bytes, at::HEADS, &16u32.to_le_bytes());
         let sectors = self.size / SECTOR_SIZE;
-        put(at::CYLINDERS, &short(sectors / 16 / 32));
-        put(at::TRACKS, &short(self.cluster_size / SECTOR_SIZE));
-        put(at::ENTRIES, &self.entries.to_le_bytes());
-        put(at::SECTORS, &sectors.to_le_bytes());
+        put(&mut bytes, at::CYLINDERS, &short(sectors / 16 / 32));
         put(
+            &mut bytes,
+            at::TRACKS,
+            &short(self.cluster_size / SECTOR_SIZE),
+        );
+        put(&mut bytes, at::ENTRIES, &self.entries.to_le_bytes());
+        put(&mut bytes, at::SECTORS, &sectors.to_le_bytes());
+        put(
+            &mut bytes,
             at::DATA_OFFSET,
             &short(self.stated_data_offset / SECTOR_SIZE),
         );

@@ -1,10 +1,9 @@
 //! The header: 48 bytes, which the name of the backing file and the L1 table follow.
 
-use byteorder::{BigEndian, ByteOrder as _};
-
 use crate::error::{Error, Result};
 use crate::formats::block_map::TableShape;
 use crate::formats::encryption::EncryptionFormat;
+use crate::formats::fields::{u32_be, u64_be};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
@@ -62,8 +61,8 @@ impl QcowHeader {
     /// Returns the header, and the offset and the length of the name in bytes.
     fn parse(bytes: &[u8; LENGTH]) -> Result<(Self, u64, u32)> {
         let byte = |at: usize| bytes.get(at).copied().map_or(0, u32::from);
-        let short = |at: usize| BigEndian::read_u32(bytes.get(at..).unwrap_or_default());
-        let long = |at: usize| BigEndian::read_u64(bytes.get(at..).unwrap_or_default());
+        let short = |at: usize| u32_be(bytes, at);
+        let long = |at: usize| u64_be(bytes, at);
         let wrong = |what: &str| Err(Error::corrupt(what));
         if !bytes.starts_with(MAGIC) {
             return wrong("Image not in qcow format");

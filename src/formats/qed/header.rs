@@ -1,9 +1,8 @@
 //! The header: 64 bytes, and after them the name of the backing file.
 
-use byteorder::{ByteOrder as _, LittleEndian};
-
 use crate::error::{Error, Result};
 use crate::formats::block_map::TableShape;
+use crate::formats::fields::{put, u32_le, u64_le};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
@@ -87,7 +86,7 @@ impl QedHeader {
         file.read_padded_at(0, &mut bytes, length)?;
         let mut header = Self::parse(&bytes, length)?;
         if header.features & features::BACKING_FILE != 0 {
-            let name_length = LittleEndian::read_u32(bytes.get(60..).unwrap_or_default());
+            let name_length = u32_le(&bytes, 60);
             let end = u64::from(header.backing_offset) + u64::from(name_length);
             if end > header.cluster_size * header.header_size {
                 return Err(Error::corrupt("QED backing filename offset is invalid"));
@@ -110,8 +109,8 @@ impl QedHeader {
     }
 
     fn parse(bytes: &[u8; LENGTH], length: u64) -> Result<Self> {
-        let short = |at: usize| LittleEndian::read_u32(bytes.get(at..).unwrap_or_default());
-        let long = |at: usize| LittleEndian::read_u64(bytes.get(at..).unwrap_or_default());
+        let short = |at: usize| u32_le(bytes, at);
+        let long = |at: usize| u64_le(bytes, at);
         let wrong = |what: &str| Err(Error::corrupt(what));
         let header = Self {
             cluster_size: short(4).into(),
@@ -198,22 +197,18 @@ impl QedHeader {
     pub(super) fn encode(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         let short = |value: u64| u32::try_from(value).unwrap_or_default().to_le_bytes();
-        let mut put = |at: usize, field: &[u8]| {
-            let to = bytes.get_mut(at..at + field.len()).unwrap_or_default();
-            to.copy_from_slice(field);
-        };
-        put(0, MAGIC);
-        put(4, &short(self.cluster_size));
-        put(8, &short(self.table_size));
-        put(12, &short(self.header_size));
-        put(16, &self.features.to_le_bytes());
-        put(24, &self.compat_features.to_le_bytes());
-        put(32, &self.autoclear_features.to_le_bytes());
-        put(40, &self.l1_offset.to_le_bytes());
-        put(48, &self.size.to_le_bytes());
-        put(56, &self.backing_offset.to_le_bytes());
+        put(&mut bytes, 0, MAGIC);
+        put(&mut bytes, 4, &short(self.cluster_size));
+        put(&mut bytes, 8, &short(self.table_size));
+        put(&mut bytes, 12, &short(self.header_size));
+        put(&mut bytes, 16, &self.features.to_le_bytes());
+        put(&mut bytes, 24, &self.compat_features.to_le_bytes());
+        put(&mut bytes, 32, &self.autoclear_features.to_le_bytes());
+        put(&mut bytes, 40, &self.l1_offset.to_le_bytes());
+        put(&mut bytes, 48, &self.size.to_le_bytes());
+        put(&mut bytes, 56, &self.backing_offset.to_le_bytes());
         let name_length = self.backing.as_ref().map_or(0, Vec::len) as u64;
-        put(60, &short(name_length));
+        put(&mut bytes, 60, &short(name_length));
         bytes
     }
 

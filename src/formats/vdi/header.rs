@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use byteorder::{ByteOrder as _, LittleEndian};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
+use crate::formats::fields::{put, u32_le, u64_le};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
@@ -85,11 +85,8 @@ impl VdiHeader {
     }
 
     fn parse(bytes: &[u8; LENGTH]) -> Result<Self> {
-        let number = |at: usize| {
-            let field = bytes.get(at..).unwrap_or_default();
-            LittleEndian::read_u32(field)
-        };
-        let size = LittleEndian::read_u64(bytes.get(at::DISK_SIZE..).unwrap_or_default());
+        let number = |at: usize| u32_le(bytes, at);
+        let size = u64_le(bytes, at::DISK_SIZE);
         let unsupported =
             |why: String| Err(Error::unsupported(format!("unsupported VDI image ({why})")));
         let signature = number(SIGNATURE_AT);
@@ -194,30 +191,25 @@ impl VdiHeader {
     /// Encodes the header of a new image, with random UUIDs.
     pub(super) fn encode(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
-        let mut put = |at: usize, field: &[u8]| {
-            if let Some(place) = bytes.get_mut(at..at + field.len()) {
-                place.copy_from_slice(field);
-            }
-        };
         let offset = |offset: u64| u32::try_from(offset).unwrap_or(u32::MAX).to_le_bytes();
         let kind: u32 = match self.kind {
             ImageType::Dynamic => 1,
             ImageType::Static => 2,
         };
-        put(0, TEXT);
-        put(SIGNATURE_AT, &SIGNATURE.to_le_bytes());
-        put(at::VERSION, &VERSION.to_le_bytes());
-        put(at::HEADER_LENGTH, &STATED_LENGTH.to_le_bytes());
-        put(at::KIND, &kind.to_le_bytes());
-        put(at::MAP_OFFSET, &offset(self.map_offset));
-        put(at::DATA_OFFSET, &offset(self.data_offset));
-        put(at::SECTOR_SIZE, &offset(SECTOR_SIZE));
-        put(at::DISK_SIZE, &self.size.to_le_bytes());
-        put(at::BLOCK_SIZE, &offset(BLOCK_SIZE));
-        put(at::BLOCKS, &self.blocks.to_le_bytes());
-        put(at::ALLOCATED, &self.allocated.to_le_bytes());
-        put(at::UUID, Uuid::new_v4().as_bytes());
-        put(at::UUID_OF_CHANGE, Uuid::new_v4().as_bytes());
+        put(&mut bytes, 0, TEXT);
+        put(&mut bytes, SIGNATURE_AT, &SIGNATURE.to_le_bytes());
+        put(&mut bytes, at::VERSION, &VERSION.to_le_bytes());
+        put(&mut bytes, at::HEADER_LENGTH, &STATED_LENGTH.to_le_bytes());
+        put(&mut bytes, at::KIND, &kind.to_le_bytes());
+        put(&mut bytes, at::MAP_OFFSET, &offset(self.map_offset));
+        put(&mut bytes, at::DATA_OFFSET, &offset(self.data_offset));
+        put(&mut bytes, at::SECTOR_SIZE, &offset(SECTOR_SIZE));
+        put(&mut bytes, at::DISK_SIZE, &self.size.to_le_bytes());
+        put(&mut bytes, at::BLOCK_SIZE, &offset(BLOCK_SIZE));
+        put(&mut bytes, at::BLOCKS, &self.blocks.to_le_bytes());
+        put(&mut bytes, at::ALLOCATED, &self.allocated.to_le_bytes());
+        put(&mut bytes, at::UUID, Uuid::new_v4().as_bytes());
+        put(&mut bytes, at::UUID_OF_CHANGE, Uuid::new_v4().as_bytes());
         bytes
     }
 

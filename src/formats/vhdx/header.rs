@@ -3,12 +3,12 @@
 //! A change is written to the header that isn't current, which becomes current once it is complete and its checksum
 //! is correct. The other fields are kept as they were read.
 
-use byteorder::{ByteOrder as _, LittleEndian};
 use uuid::Uuid;
 
 use super::checksum::{is_right, seal};
 use super::layout::MIB;
 use crate::error::{Error, Result};
+use crate::formats::fields::{put, u32_le, u64_le};
 use crate::formats::refusals::without_text;
 use crate::storage::Storage;
 use crate::units::SECTOR_LEN;
@@ -115,22 +115,20 @@ impl VhdxHeader {
     }
 
     fn number(&self, at: usize) -> u32 {
-        LittleEndian::read_u32(self.bytes.get(at..).unwrap_or_default())
+        u32_le(&self.bytes, at)
     }
 
     fn put(&mut self, at: usize, field: &[u8]) {
-        if let Some(place) = self.bytes.get_mut(at..at + field.len()) {
-            place.copy_from_slice(field);
-        }
+        put(&mut self.bytes, at, field);
     }
 
     fn sequence(&self) -> u64 {
-        LittleEndian::read_u64(self.bytes.get(at::SEQUENCE..).unwrap_or_default())
+        u64_le(&self.bytes, at::SEQUENCE)
     }
 
     /// Returns the offset of the log in bytes, a multiple of 1 MiB.
     pub(super) fn log_offset(&self) -> u64 {
-        LittleEndian::read_u64(self.bytes.get(at::LOG_OFFSET..).unwrap_or_default())
+        u64_le(&self.bytes, at::LOG_OFFSET)
     }
 
     /// Returns the length of the log in bytes, a multiple of 1 MiB if the log isn't empty.

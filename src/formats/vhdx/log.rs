@@ -4,11 +4,10 @@
 //! sequence numbers, up to one whose tail is among them, form a sequence. The sequence with the highest number is the
 //! active one. For each change an entry has the new contents of a sector, or a range to be zeroed.
 
-use byteorder::{ByteOrder as _, LittleEndian};
-
 use super::checksum::is_right;
 use super::header::VhdxHeader;
 use crate::error::{Error, Result};
+use crate::formats::fields::{u32_le, u64_le};
 use crate::storage::Storage;
 
 /// The sector size of the log in bytes: the unit of entries and of changes.
@@ -178,8 +177,8 @@ impl Ring {
     /// Returns the entry at `start`, or the inner `None` if there is no valid one.
     fn entry(&mut self, start: usize) -> Option<Option<LogEntry>> {
         let header = self.bytes.get(start..start + ENTRY_HEADER)?;
-        let number = |at: usize| LittleEndian::read_u32(header.get(at..).unwrap_or_default());
-        let long = |at: usize| LittleEndian::read_u64(header.get(at..).unwrap_or_default());
+        let number = |at: usize| u32_le(header, at);
+        let long = |at: usize| u64_le(header, at);
         let [length, tail, count] = [at::LENGTH, at::TAIL, at::DESCRIPTORS]
             .map(|at| usize::try_from(number(at)).unwrap_or(usize::MAX));
         let is_mine = header.get(at::LOG_ID..at::LOG_ID + 16) == Some(&self.id[..]);
@@ -225,7 +224,7 @@ fn changes(bytes: &[u8], count: usize, sequence: u64) -> Option<Vec<LogChange>> 
         .chunks_exact(SECTOR);
     let descriptors = bytes.get(ENTRY_HEADER..described)?.chunks_exact(DESCRIPTOR);
     let changes = descriptors.map(|descriptor| {
-        let long = |at: usize| LittleEndian::read_u64(descriptor.get(at..).unwrap_or_default());
+        let long = |at: usize| u64_le(descriptor, at);
         let offset = long(16);
         if long(24) != sequence || !offset.is_multiple_of(SECTOR as u64) {
             return None;

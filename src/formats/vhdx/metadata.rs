@@ -6,6 +6,7 @@ use uuid::{Uuid, uuid};
 use super::layout::MIB;
 use super::regions::Regions;
 use crate::error::Result;
+use crate::formats::fields::u32_le;
 use crate::formats::refusals::without_text;
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
@@ -71,7 +72,7 @@ impl DiskMetadata {
         let mut locator = None;
         for entry in entries.take(count.into()) {
             let (id, rest) = entry.split_at(16);
-            let number = |at: usize| LittleEndian::read_u32(rest.get(at..).unwrap_or_default());
+            let number = |at: usize| u32_le(rest, at);
             let id = <[u8; 16]>::try_from(id).map(Uuid::from_bytes_le);
             let index = match id {
                 Ok(FILE_PARAMETERS) => 0,

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use byteorder::{ByteOrder as _, LittleEndian};
 use uuid::{Uuid, uuid};
 
 use super::checksum::{is_right, seal};
 use super::header::VhdxHeader;
 use super::layout::{HEADERS_END, MIB};
 use crate::error::{Error, Result};
+use crate::formats::fields::{u32_le, u64_le};
 use crate::formats::refusals::without_text;
 use crate::storage::Storage;
 
@@ -55,7 +55,7 @@ impl Regions {
 
     fn parse(bytes: &[u8], file: &dyn Storage, header: &VhdxHeader) -> Result<Self> {
         let invalid = || without_text(file, "Invalid argument");
-        let count = LittleEndian::read_u32(bytes.get(8..).unwrap_or_default());
+        let count = u32_le(bytes, 8);
         if count > MOST_ENTRIES {
             return Err(invalid());
         }
@@ -65,8 +65,8 @@ impl Regions {
         let entries = bytes.get(FIRST..).unwrap_or_default().chunks_exact(ENTRY);
         for entry in entries.take(usize::try_from(count).unwrap_or_default()) {
             let (id, rest) = entry.split_at(16);
-            let start = LittleEndian::read_u64(rest);
-            let length = LittleEndian::read_u32(rest.get(8..).unwrap_or_default());
+            let start = u64_le(rest, 0);
+            let length = u32_le(rest, 8);
             let is_required = rest.get(12).is_some_and(|flags| flags & 1 != 0);
             let end = start.checked_add(length.into()).ok_or_else(invalid)?;
             let overlapped = known

@@ -1,9 +1,8 @@
 //! The headers of the extents that ESX makes for snapshots: COWD, and SEsparse, which can only be read.
 
-use byteorder::{ByteOrder as _, LittleEndian};
-
 use super::grains::{EntryKind, GrainLayout};
 use crate::error::{Error, Result};
+use crate::formats::fields::{u32_le, u64_le};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
@@ -31,7 +30,7 @@ const SE_ENTRIES: u64 = SE_TABLE * SECTOR_SIZE / 8;
 pub(super) fn read_cowd(file: &dyn Storage) -> Result<GrainLayout> {
     let mut bytes = [0; 32];
     file.read_exact_at(0, &mut bytes, "the header of an extent")?;
-    let number = |at: usize| LittleEndian::read_u32(bytes.get(at..).unwrap_or_default());
+    let number = |at: usize| u32_le(&bytes, at);
     if !bytes.starts_with(COWD_MARK) {
         return Err(Error::corrupt(
             "Image not in VMDK format: an extent has no COWD mark",
@@ -67,7 +66,7 @@ pub(super) fn read_cowd(file: &dyn Storage) -> Result<GrainLayout> {
 pub(super) fn read_se_sparse(file: &dyn Storage) -> Result<GrainLayout> {
     let mut bytes = [0; 512];
     file.read_exact_at(0, &mut bytes, "the const header of an extent")?;
-    let field = |index: usize| LittleEndian::read_u64(bytes.get(index * 8..).unwrap_or_default());
+    let field = |index: usize| u64_le(&bytes, index * 8);
     let wrong = |text: String| Err(Error::unsupported(text));
     if field(0) != SE_MARK {
         return wrong(format!("Bad const header magic: {:#018x}", field(0)));
@@ -118,7 +117,7 @@ fn check_volatile_header(file: &dyn Storage, sector: u64) -> Result<()> {
     let mut bytes = [0; 512];
     let at = sector.saturating_mul(SECTOR_SIZE);
     file.read_exact_at(at, &mut bytes, "the volatile header of an extent")?;
-    let field = |index: usize| LittleEndian::read_u64(bytes.get(index * 8..).unwrap_or_default());
+    let field = |index: usize| u64_le(&bytes, index * 8);
     if field(0) != SE_VOLATILE_MARK {
         return Err(Error::corrupt(format!(
             "Bad volatile header magic: {:#018x}",

@@ -8,11 +8,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use byteorder::{ByteOrder as _, LittleEndian};
-
 use crate::error::{Error, Result};
 use crate::formats::block_map::{Block, BlockTable};
 use crate::formats::codec::{self, Codec};
+use crate::formats::fields::u32_le;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
 
@@ -333,7 +332,7 @@ fn stream_of(compressed: &[u8]) -> Result<&[u8]> {
     let (marker, rest) = compressed
         .split_at_checked(MARKER_LENGTH)
         .ok_or_else(short)?;
-    let length = LittleEndian::read_u32(marker.get(8..).unwrap_or_default());
+    let length = u32_le(marker, 8);
     let length = usize::try_from(length).ok().filter(|length| *length > 0);
     rest.get(..length.ok_or_else(short)?).ok_or_else(short)
 }

@@ -22,6 +22,7 @@ use super::sparse_header::{self, AT_END, DEFLATE, SparseHeader, flag};
 use crate::error::{Error, Result};
 use crate::formats::codec::{Codec, compress, stored_length, write_stored};
 use crate::formats::compress_units::compress_units;
+use crate::formats::fields::u32_le;
 use crate::formats::new_image::write_header_last;
 use crate::formats::reservation::compression_mismatch;
 use crate::formats::{Backed, CompressedChunk, NewImage, Reservation, Run};
@@ -337,7 +338,7 @@ impl NewImage for NewStream {
             while let Some((marker, _)) = rest.split_first_chunk_mut::<MARKER_LENGTH>() {
                 let sector = LittleEndian::read_u64(marker) + first;
                 LittleEndian::write_u64(marker, sector);
-                let stream = LittleEndian::read_u32(marker.get(8..).unwrap_or_default());
+                let stream = u32_le(marker, 8);
                 let used = MARKER_LENGTH + stream as usize;
                 let next = used.next_multiple_of(SECTOR_LEN);
                 rest = rest.get_mut(next..).ok_or_else(foreign)?;

@@ -7,6 +7,7 @@ use byteorder::{ByteOrder as _, LittleEndian};
 
 use super::grains::{EntryKind, GrainLayout};
 use crate::error::{Error, Result};
+use crate::formats::fields::{put, u32_le, u64_le};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
@@ -90,9 +91,8 @@ pub(super) struct SparseHeader {
 impl SparseHeader {
     /// Parses the header in the first sector of a file. Returns `None` if it has another magic number.
     pub(super) fn parse(bytes: &[u8; LENGTH]) -> Option<Self> {
-        let rest = |at: usize| bytes.get(at..).unwrap_or_default();
-        let number = |at: usize| LittleEndian::read_u32(rest(at));
-        let long = |at: usize| LittleEndian::read_u64(rest(at));
+        let number = |at: usize| u32_le(bytes, at);
+        let long = |at: usize| u64_le(bytes, at);
         bytes.starts_with(MARK).then(|| Self {
             version: number(at::VERSION),
             flags: number(at::FLAGS),
@@ -104,7 +104,7 @@ impl SparseHeader {
             second_directory: long(at::SECOND_DIRECTORY),
             directory: long(at::DIRECTORY),
             overhead: long(at::OVERHEAD),
-            compression: LittleEndian::read_u16(rest(at::COMPRESSION)),
+            compression: LittleEndian::read_u16(bytes.get(at::COMPRESSION..).unwrap_or_default()),
         })
     }
 
@@ -141,7 +141,7 @@ impl SparseHeader {
             if last.iter().any(|byte| *byte != 0) {
                 return Err(invalid());
             }
-            let number = |at: usize| LittleEndian::read_u32(marker.get(at..).unwrap_or_default());
+            let number = |at: usize| u32_le(marker, at);
             if number(8) == 0 && number(12) == FOOTER_MARKER {
                 let footer = Self::parse(footer).ok_or_else(invalid)?;
                 let is_same = (footer.capacity, footer.grain) == (self.capacity, self.grain);
@@ -244,24 +244,31 @@ impl SparseHeader {
     /// Encodes the header.
     pub(super) fn encode(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
-        let mut put = |at: usize, field: &[u8]| {
-            if let Some(place) = bytes.get_mut(at..at + field.len()) {
-                place.copy_from_slice(field);
-            }
-        };
-        put(0, MARK);
-        put(at::VERSION, &self.version.to_le_bytes());
-        put(at::FLAGS, &self.flags.to_le_bytes());
-        put(at::CAPACITY, &self.capacity.to_le_bytes());
-        put(at::GRAIN, &self.grain.to_le_bytes());
-        put(at::DESCRIPTOR, &self.descriptor.to_le_bytes());
-        put(at::DESCRIPTOR_LENGTH, &self.descriptor_length.to_le_bytes());
-        put(at::GRAIN_ENTRIES, &self.grain_entries.to_le_bytes());
-        put(at::SECOND_DIRECTORY, &self.second_directory.to_le_bytes());
-        put(at::DIRECTORY, &self.directory.to_le_bytes());
-        put(at::OVERHEAD, &self.overhead.to_le_bytes());
-        put(at::LINE_ENDS, &LINE_ENDS);
-        put(at::COMPRESSION, &self.compression.to_le_bytes());
+        put(&mut bytes, 0, MARK);
+        put(&mut bytes, at::VERSION, &self.version.to_le_bytes());
+        put(&mut bytes, at::FLAGS, &self.flags.to_le_bytes());
+        put(&mut bytes, at::CAPACITY, &self.capacity.to_le_bytes());
+        put(&mut bytes, at::GRAIN, &self.grain.to_le_bytes());
+        put(&mut bytes, at::DESCRIPTOR, &self.descriptor.to_le_bytes());
+        put(
+            &mut bytes,
+            at::DESCRIPTOR_LENGTH,
+            &self.descriptor_length.to_le_bytes(),
+        );
+        put(
+            &mut bytes,
+            at::GRAIN_ENTRIES,
+            &self.grain_entries.to_le_bytes(),
+        );
+        put(
+            &mut bytes,
+            at::SECOND_DIRECTORY,
+            &self.second_directory.to_le_bytes(),
+        );
+        put(&mut bytes, at::DIRECTORY, &self.directory.to_le_bytes());
+        put(&mut bytes, at::OVERHEAD, &self.overhead.to_le_bytes());
+        put(&mut bytes, at::LINE_ENDS, &LINE_ENDS);
+        put(&mut bytes, at::COMPRESSION, &self.compression.to_le_bytes());
         bytes
     }
 }

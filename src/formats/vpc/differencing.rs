@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use byteorder::{BigEndian, ByteOrder as _};
 
-use super::footer::field;
 use super::header::{self, DynamicDisk};
 use super::table::VhdTable;
 use crate::error::Result;
 use crate::formats::block_map::{Block, BlockTable, LastBitmap};
+use crate::formats::fields::{u32_be, u64_be};
 use crate::formats::parent_name;
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
@@ -54,10 +54,10 @@ impl VhdParent {
             .unwrap_or_default();
         let mut name = None;
         for locator in locators.chunks_exact(LOCATOR) {
-            let name_length = BigEndian::read_u32(field(locator, 8));
+            let name_length = u32_be(locator, 8);
             if name.is_none() && locator.starts_with(RELATIVE) && name_length <= LONGEST_NAME {
                 let mut bytes = vec![0; usize::try_from(name_length).unwrap_or_default()];
-                let place = BigEndian::read_u64(field(locator, 16));
+                let place = u64_be(locator, 16);
                 file.read_padded_at(place, &mut bytes, length)?;
                 name = parent_name::relative_of_bytes(&bytes);
             }

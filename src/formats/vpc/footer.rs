@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::geometry::Chs;
 use crate::error::{Error, Result};
+use crate::formats::fields::{put, u32_be, u64_be};
 use crate::options::Values;
 use crate::units::SECTOR_SIZE;
 
@@ -97,7 +98,7 @@ impl VhdFooter {
         if !bytes.starts_with(MARK) {
             return None;
         }
-        let stored = BigEndian::read_u32(field(bytes, at::CHECKSUM));
+        let stored = u32_be(bytes, at::CHECKSUM);
         Some(match stored == checksum(bytes, at::CHECKSUM) {
             true => Ok(Self { bytes: *bytes }),
             false => Err(Error::corrupt("Incorrect header checksum")),
@@ -107,38 +108,44 @@ impl VhdFooter {
     /// Returns the footer of a new disk of `size` bytes. `is_exact` marks the current size as valid.
     pub(super) fn new(size: u64, geometry: Chs, kind: DiskKind, is_exact: bool) -> Self {
         let mut bytes = [0; LENGTH];
-        let mut put = |at: usize, field: &[u8]| {
-            if let Some(place) = bytes.get_mut(at..at + field.len()) {
-                place.copy_from_slice(field);
-            }
-        };
         let (data_offset, kind) = match kind {
             DiskKind::Fixed => (u64::MAX, 2u32),
             _ => (LENGTH as u64, 3),
         };
         let time = Timestamp::now().as_second().saturating_sub(EPOCH);
-        put(0, MARK);
-        put(at::FEATURES, &2u32.to_be_bytes());
-        put(at::VERSION, &0x0001_0000u32.to_be_bytes());
-        put(at::DATA_OFFSET, &data_offset.to_be_bytes());
+        put(&mut bytes, 0, MARK);
+        put(&mut bytes, at::FEATURES, &2u32.to_be_bytes());
+        put(&mut bytes, at::VERSION, &0x0001_0000u32.to_be_bytes());
+        put(&mut bytes, at::DATA_OFFSET, &data_offset.to_be_bytes());
         put(
+            &mut bytes,
             at::TIME,
             &u32::try_from(time).unwrap_or_default().to_be_bytes(),
         );
         // Readers choose one of the two sizes by the creator application.
-        put(at::CREATOR, if is_exact { b"qem2" } else { b"qemu" });
-        put(at::CREATOR_VERSION, &0x0005_0003u32.to_be_bytes());
-        put(at::CREATOR_SYSTEM, b"Wi2k");
-        put(at::ORIGINAL_SIZE, &size.to_be_bytes());
-        put(at::CURRENT_SIZE, &size.to_be_bytes());
-        put(at::GEOMETRY, &geometry.cylinders.to_be_bytes());
-        put(at::GEOMETRY + 2, &[geometry.heads, geometry.sectors]);
-        put(at::KIND, &kind.to_be_bytes());
-        put(at::UUID, Uuid::new_v4().as_bytes());
+        put(
+            &mut bytes,
+            at::CREATOR,
+            if is_exact { b"qem2" } else { b"qemu" },
+        );
+        put(
+            &mut bytes,
+            at::CREATOR_VERSION,
+            &0x0005_0003u32.to_be_bytes(),
+        );
+        put(&mut bytes, at::CREATOR_SYSTEM, b"Wi2k");
+        put(&mut bytes, at::ORIGINAL_SIZE, &size.to_be_bytes());
+        put(&mut bytes, at::CURRENT_SIZE, &size.to_be_bytes());
+        put(&mut bytes, at::GEOMETRY, &geometry.cylinders.to_be_bytes());
+        put(
+            &mut bytes,
+            at::GEOMETRY + 2,
+            &[geometry.heads, geometry.sectors],
+        );
+        put(&mut bytes, at::KIND, &kind.to_be_bytes());
+        put(&mut bytes, at::UUID, Uuid::new_v4().as_bytes());
         let sum = checksum(&bytes, at::CHECKSUM);
-        if let Some(place) = bytes.get_mut(at::CHECKSUM..at::CHECKSUM + 4) {
-            place.copy_from_slice(&sum.to_be_bytes());
-        }
+        put(&mut bytes, at::CHECKSUM, &sum.to_be_bytes());
         Self { bytes }
     }
 
@@ -149,7 +156,7 @@ impl VhdFooter {
 
     /// Returns the type of the disk.
     pub(super) fn kind(&self) -> DiskKind {
-        match BigEndian::read_u32(field(&self.bytes, at::KIND)) {
+        match u32_be(&self.bytes, at::KIND) {
             2 => DiskKind::Fixed,
             3 => DiskKind::Dynamic,
             4 => DiskKind::Differencing,
@@ -165,12 +172,12 @@ impl VhdFooter {
 
     /// Returns the offset of the dynamic disk header in bytes, which is all ones for a fixed disk.
     pub(super) fn data_offset(&self) -> u64 {
-        BigEndian::read_u64(field(&self.bytes, at::DATA_OFFSET))
+        u64_be(&self.bytes, at::DATA_OFFSET)
     }
 
     /// Returns the current size in bytes, rounded down to whole sectors.
     fn current_size(&self) -> u64 {
-        let size = BigEndian::read_u64(field(&self.bytes, at::CURRENT_SIZE));
+        let size = u64_be(&self.bytes, at::CURRENT_SIZE);
         size / SECTOR_SIZE * SECTOR_SIZE
     }
 
@@ -213,7 +220,7 @@ impl VhdFooter {
 }
 
 /// Returns the bytes of a structure from a field on.
-pub(super) fn field(bytes: &[u8], at: usize) -> &[u8] {
+fn field(bytes: &[u8], at: usize) -> &[u8] {
     bytes.get(at..).unwrap_or_default()
 }
 

@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 
-use byteorder::{BigEndian, ByteOrder as _};
-
-use super::footer::{self, checksum, field};
+use super::footer::{self, checksum};
 use crate::error::{Error, Result};
+use crate::formats::fields::{put, u32_be, u64_be};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
@@ -64,7 +63,7 @@ impl DynamicDisk {
     }
 
     fn parse(bytes: &[u8; LENGTH], header_offset: u64, size: u64) -> Result<Self> {
-        let number = |at: usize| BigEndian::read_u32(field(bytes, at));
+        let number = |at: usize| u32_be(bytes, at);
         if !bytes.starts_with(MARK) {
             return Err(Error::corrupt("Invalid header magic"));
         }
@@ -87,7 +86,7 @@ impl DynamicDisk {
             size,
             block_size,
             header_offset,
-            table_offset: BigEndian::read_u64(field(bytes, at::TABLE_OFFSET)),
+            table_offset: u64_be(bytes, at::TABLE_OFFSET),
             entries,
         })
     }
@@ -140,22 +139,19 @@ impl DynamicDisk {
     /// Encodes the header.
     pub(super) fn encode(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
-        let mut put = |at: usize, field: &[u8]| {
-            if let Some(place) = bytes.get_mut(at..at + field.len()) {
-                place.copy_from_slice(field);
-            }
-        };
         let number = |number: u64| u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes();
-        put(0, MARK);
-        put(at::NEXT, &u64::MAX.to_be_bytes());
-        put(at::TABLE_OFFSET, &self.table_offset.to_be_bytes());
-        put(at::VERSION, &0x0001_0000u32.to_be_bytes());
-        put(at::ENTRIES, &number(self.entries));
-        put(at::BLOCK_SIZE, &number(self.block_size));
+        put(&mut bytes, 0, MARK);
+        put(&mut bytes, at::NEXT, &u64::MAX.to_be_bytes());
+        put(
+            &mut bytes,
+            at::TABLE_OFFSET,
+            &self.table_offset.to_be_bytes(),
+        );
+        put(&mut bytes, at::VERSION, &0x0001_0000u32.to_be_bytes());
+        put(&mut bytes, at::ENTRIES, &number(self.entries));
+        put(&mut bytes, at::BLOCK_SIZE, &number(self.block_size));
         let sum = checksum(&bytes, at::CHECKSUM);
-        if let Some(place) = bytes.get_mut(at::CHECKSUM..at::CHECKSUM + 4) {
-            place.copy_from_slice(&sum.to_be_bytes());
-        }
+        put(&mut bytes, at::CHECKSUM, &sum.to_be_bytes());
         bytes
     }
 }
