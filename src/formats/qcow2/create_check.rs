@@ -9,6 +9,24 @@ use crate::error::{Error, Result};
 use crate::formats::Preallocation;
 use crate::formats::encryption::Cipher;
 
+/// Refuses compression for an image that excludes it. Compressed clusters are never encrypted, and can't be in an
+/// external data file.
+///
+/// # Errors
+/// Returns an error if the image is encrypted, or if its data is in an external data file.
+pub(super) fn check_compression(is_encrypted: bool, has_data_file: bool) -> Result<()> {
+    let other = if is_encrypted {
+        "encryption"
+    } else if has_data_file {
+        "an external data file are"
+    } else {
+        return Ok(());
+    };
+    Err(Error::unsupported(format!(
+        "Compression and {other} not supported at the same time"
+    )))
+}
+
 /// The smallest cluster size with subclusters, in bytes.
 const LEAST_EXTENDED: u64 = 16384;
 

@@ -27,7 +27,6 @@ use super::runs;
 use crate::error::{Error, Result};
 use crate::formats::codec::compress;
 use crate::formats::compress_units::compress_units;
-use crate::formats::qcow2::create_options::NewQcow2Options;
 use crate::formats::qcow2::entries::{L2Entry, SubclusterBitmap};
 use crate::formats::qcow2::geometry::Geometry;
 use crate::formats::qcow2::header::Version;
@@ -50,24 +49,6 @@ struct Space {
     tail: Option<HostOffset>,
     /// Unused ranges that stay unused: each from its start to the end of its host cluster.
     gaps: Vec<HostOffset>,
-}
-
-/// Refuses options that exclude compression.
-///
-/// # Errors
-/// Returns an error if the options require encryption or an external data file. Compressed clusters are never
-/// encrypted, and can't be in an external data file.
-pub(super) fn check_options(options: &NewQcow2Options) -> Result<()> {
-    let other = if options.encryption.is_some() {
-        "encryption"
-    } else if options.data_file.is_some() {
-        "an external data file are"
-    } else {
-        return Ok(());
-    };
-    Err(Error::unsupported(format!(
-        "Compression and {other} not supported at the same time"
-    )))
 }
 
 impl CompressedLayout {
@@ -324,6 +305,7 @@ mod tests {
 
     use super::*;
     use crate::formats::ChunkPart;
+    use crate::formats::qcow2::create_options::NewQcow2Options;
     use crate::storage::MemoryStorage;
 
     /// An image that is being written.

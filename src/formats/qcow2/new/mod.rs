@@ -28,6 +28,7 @@ use self::append::AppendLayout;
 use self::compressed::CompressedLayout;
 use self::parts::{ImageLayout, NewQcow2Parts};
 use self::preallocated::PreallocatedLayout;
+use super::create_check::check_compression;
 use super::create_options::NewQcow2Options;
 use super::header::encode;
 use crate::error::Result;
@@ -100,10 +101,9 @@ impl NewQcow2 {
     /// Refuses options that exclude compression.
     ///
     /// # Errors
-    /// Returns an error if the options require encryption or an external data file. Compressed clusters are never
-    /// encrypted, and can't be in an external data file.
+    /// Returns an error if the options require encryption or an external data file.
     pub fn check_compression(options: &NewQcow2Options) -> Result<()> {
-        compressed::check_options(options)
+        check_compression(options.encryption.is_some(), options.data_file.is_some())
     }
 }
 

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
+use super::super::create_check::check_compression;
 use super::super::entries::{L2Entry, L2Slot, SubclusterBitmap};
 use super::metadata::Metadata;
 use super::{WritableQcow2, relative};
@@ -27,16 +28,7 @@ impl WritableQcow2 {
     /// # Errors
     /// Returns an error if it is encrypted, or if its data is in an external data file.
     pub(super) fn check_compressible(&self) -> Result<()> {
-        let other = if self.clusters.cipher().is_some() {
-            "encryption"
-        } else if self.is_external {
-            "an external data file are"
-        } else {
-            return Ok(());
-        };
-        Err(Error::unsupported(format!(
-            "Compression and {other} not supported at the same time"
-        )))
+        check_compression(self.clusters.cipher().is_some(), self.is_external)
     }
 
     /// Writes as [`write_at`](crate::formats::WritableImage::write_at) does, and compresses each cluster that is
