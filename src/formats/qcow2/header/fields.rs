@@ -90,7 +90,8 @@ pub(in crate::formats::qcow2) fn set_snapshots(
 /// Stores the size of the disk in bytes and the place of the L1 table in one write.
 ///
 /// # Errors
-/// Returns the system's error. Returns an error if the file ends inside the header.
+/// Returns the system's error. Returns an error if the file ends inside the header, or if the table has more entries
+/// than the field holds.
 pub(in crate::formats::qcow2) fn set_size_and_l1(
     storage: &dyn Storage,
     size: u64,
@@ -98,11 +99,9 @@ pub(in crate::formats::qcow2) fn set_size_and_l1(
 ) -> Result<()> {
     let mut encryption = [0; 4];
     storage.read_exact_at(SIZE_FIELD + 8, &mut encryption, "the header")?;
-    let entries = u32::try_from(l1.entries).unwrap_or(u32::MAX);
     let mut fields = size.to_be_bytes().to_vec();
     fields.extend(encryption);
-    fields.extend(entries.to_be_bytes());
-    fields.extend(l1.host.0.to_be_bytes());
+    fields.extend(l1_fields(l1)?);
     storage.write_at(SIZE_FIELD, &fields)
 }
 
@@ -119,10 +118,13 @@ pub(in crate::formats::qcow2) fn set_size(storage: &dyn Storage, size: u64) -> R
 /// # Errors
 /// Returns an error if the table has more entries than the field holds, or the system's error.
 pub(in crate::formats::qcow2) fn set_l1(storage: &dyn Storage, place: TablePlace) -> Result<()> {
+    storage.write_at(L1_FIELD, &l1_fields(place)?)
+}
+
+/// Encodes `l1_size` and `l1_table_offset`.
+fn l1_fields(place: TablePlace) -> Result<Vec<u8>> {
     let entries = u32::try_from(place.entries).map_err(|_| Error::invalid("L1 table too large"))?;
-    let mut fields = entries.to_be_bytes().to_vec();
-    fields.extend(place.host.0.to_be_bytes());
-    storage.write_at(L1_FIELD, &fields)
+    Ok([&entries.to_be_bytes()[..], &place.host.0.to_be_bytes()].concat())
 }
 
 /// Stores the incompatible features of a version 3 image.
