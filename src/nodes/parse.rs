@@ -16,6 +16,7 @@ use crate::crypto::Secrets;
 use crate::error::{Error, Result};
 use crate::formats::{FORMATS, Format};
 use crate::options::json::PREFIX;
+use crate::options::values::one_of;
 use crate::options::{Kind, Tree, Value, Values, list, qemu_json};
 use crate::storage::{Protocol, Sharing, WindowRange};
 
@@ -403,7 +404,7 @@ fn common(tree: &mut Tree, is_below: bool) -> Result<Common> {
         Some("unmap" | "on") => true,
         Some(_) => return Err(Error::invalid("Invalid discard option")),
     };
-    let detects = one_of(tree, "detect-zeroes", &["off", "on", "unmap"])?;
+    let detects = one_of(tree.take_text("detect-zeroes"), &["off", "on", "unmap"])?;
     if detects.as_deref() == Some("unmap") && !discards {
         return Err(Error::invalid(
             "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
@@ -434,16 +435,6 @@ fn refuse_repeated_names(tree: &Tree) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Takes an option whose value is one of `values`.
-fn one_of(tree: &mut Tree, key: &str, values: &[&str]) -> Result<Option<String>> {
-    match tree.take_text(key) {
-        Some(value) if !values.contains(&value.as_str()) => {
-            Err(Error::invalid(format!("invalid parameter value: {value}")))
-        }
-        value => Ok(value),
-    }
 }
 
 fn nothing_left(tree: &Tree, message: impl Fn(&str) -> String) -> Result<()> {

@@ -171,6 +171,19 @@ pub fn not_accepted(parameter: &str, value: &str) -> Error {
     ))
 }
 
+/// Returns the value of an option that accepts only `values`.
+///
+/// # Errors
+/// Returns an error, in QEMU's words, if it has another value.
+pub fn one_of<T: AsRef<str>>(value: Option<T>, values: &[&str]) -> Result<Option<T>> {
+    match value.as_ref().map(T::as_ref) {
+        Some(other) if !values.contains(&other) => {
+            Err(Error::invalid(format!("invalid parameter value: {other}")))
+        }
+        _ => Ok(value),
+    }
+}
+
 /// Formats a number as `Formatting '…'` prints it: from 2^63 on, QEMU shows it as a negative one.
 fn signed(number: u64) -> String {
     number.cast_signed().to_string()

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::{DEVICE_OPTIONS, FILE_OPTIONS, FileStorage, check_name};
 use crate::error::{Error, Result, printable};
+use crate::options::values::one_of;
 use crate::options::{Kind, OptionSpec, Values};
 use crate::storage::driver::{NewStorage, Opening, Stipulations, StorageDriver, Unfinished};
 use crate::storage::{Storage, list};
@@ -172,23 +173,13 @@ fn check(driver: &str, options: &Values) -> Result<Stipulations> {
     check_name(&path)
         .map_err(|error| Error::io(format!("Could not open '{}'", path.display()), error))?;
     // QEMU checks them in this order, which decides the error.
-    let aio = one_of(options, "aio", &["threads", "native", "io_uring"])?;
-    let locking = one_of(options, "locking", &["auto", "on", "off"])?;
+    let aio = one_of(options.text("aio"), &["threads", "native", "io_uring"])?;
+    let locking = one_of(options.text("locking"), &["auto", "on", "off"])?;
     Ok(Stipulations {
         is_unlocked: locking == Some("off"),
         is_native: aio == Some("native"),
         path: Some(path),
     })
-}
-
-/// Returns the value of an option that takes one of `values`.
-fn one_of<'v>(options: &'v Values, name: &str, values: &[&str]) -> Result<Option<&'v str>> {
-    match options.text(name) {
-        Some(value) if !values.contains(&value) => {
-            Err(Error::invalid(format!("invalid parameter value: {value}")))
-        }
-        value => Ok(value),
-    }
 }
 
 #[cfg(test)]
