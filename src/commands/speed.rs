@@ -99,7 +99,7 @@ pub fn run(plan: SpeedPlan) -> Result<Report> {
     let (cpu, hint) = cpu::look(available.get());
 
     let ciphers_budget = plan.budget.mul_f64(CIPHERS_SHARE);
-    let ciphers = ciphers::measure(threads, ciphers_budget)?;
+    let ciphers = ciphers::measure(threads, ciphers_budget);
     let threads = ciphers.threads;
     let workers = threads.min(MOST_WORKERS);
     let sweep_budget = plan.budget.saturating_sub(ciphers_budget);

@@ -4,6 +4,7 @@
 //! ready, and time that a thread doesn't get in it lowers the figure. Threads wait for it without sleeping. A
 //! sleeping thread may be woken on the core of the thread that wakes it, and share that core for the whole window.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -14,7 +15,6 @@ use super::rounds::{self, Samples};
 use crate::crypto::limit::register_limit;
 use crate::crypto::reference::Reference;
 use crate::crypto::{Backend, KeyedCipher};
-use crate::error::{Error, Result};
 
 /// The length of a thread's buffer in bytes: half of a small second-level cache, and half of what a conversion
 /// encrypts at once.
@@ -50,28 +50,51 @@ pub struct Speeds {
     pub spread: f64,
 }
 
-/// A backend and its measurements.
+/// A backend with a mode and a key, and its measurements.
 struct CipherSamples {
     backend: Backend,
+    key_bits: usize,
     cipher: KeyedCipher,
     encrypt_one: Samples,
     decrypt_one: Samples,
     encrypt_all: Samples,
-    decrypt_all: Samples,
+    /// The samples of a figure that is only reported of CBC.
+    decrypt_all: Option<Samples>,
     limit: Samples,
 }
 
 impl CipherSamples {
-    fn new(backend: Backend) -> Self {
+    fn cbc(backend: Backend) -> Self {
+        let cipher = KeyedCipher::aes_cbc(KEY, backend);
+        Self::new(backend, 128, cipher, Some(Samples::default()))
+    }
+
+    fn xts(backend: Backend, key_bits: usize) -> Self {
+        let (keys, _) = XTS_KEYS.split_at(key_bits / 4);
+        Self::new(backend, key_bits, KeyedCipher::aes_xts(keys, backend), None)
+    }
+
+    fn new(
+        backend: Backend,
+        key_bits: usize,
+        cipher: KeyedCipher,
+        decrypt_all: Option<Samples>,
+    ) -> Self {
         Self {
             backend,
-            cipher: KeyedCipher::aes_cbc(KEY, backend),
+            key_bits,
+            cipher,
             encrypt_one: Samples::default(),
             decrypt_one: Samples::default(),
             encrypt_all: Samples::default(),
-            decrypt_all: Samples::default(),
+            decrypt_all,
             limit: Samples::default(),
         }
+    }
+
+    /// Returns the number of speeds that each round measures.
+    fn figures(&self) -> usize {
+        3 + usize::from(self.decrypt_all.is_some())
     }
 
     fn round(&mut self, one: &mut [Vec<u8>], all: &mut [Vec<u8>], time: Duration) {
@@ -80,98 +103,61 @@ impl CipherSamples {
         let decrypt = |data: &mut [u8]| cipher.decrypt(0, data);
         // The two figures of a ratio are measured one directly after the other.
         self.encrypt_one.push(speed(one, time, &encrypt));
-        if let Some(limit) = register_limit(self.backend, 128, LIMIT_REPETITIONS) {
+        if let Some(limit) = register_limit(self.backend, self.key_bits, LIMIT_REPETITIONS) {
             self.limit.push(limit.gb_per_s);
         }
         self.decrypt_one.push(speed(one, time, &decrypt));
         self.encrypt_all.push(speed(all, time, &encrypt));
-        self.decrypt_all.push(speed(all, time, &decrypt));
+        if let Some(samples) = &mut self.decrypt_all {
+            samples.push(speed(all, time, &decrypt));
+        }
     }
 
-    fn result(&self, cbc_encrypt: &Samples, cbc_decrypt: &Samples) -> CipherSpeed {
+    /// Returns the limit, if it was measured, and the share of it that the cipher reaches.
+    fn limit(&self) -> Option<(f64, f64)> {
         let limit = self.limit.median();
-        let has_limit = limit > 0.0;
+        // A share above 1 would only mean that the limit was measured under worse conditions.
+        (limit > 0.0).then(|| (limit, self.encrypt_one.times(&self.limit).min(1.0)))
+    }
+
+    fn cbc_result(&self, cbc_encrypt: &Samples, cbc_decrypt: &Samples) -> CipherSpeed {
         CipherSpeed {
             name: self.backend.name(),
             encrypt_one_thread: self.encrypt_one.median(),
             decrypt_one_thread: self.decrypt_one.median(),
             encrypt_all_threads: self.encrypt_all.median(),
-            decrypt_all_threads: self.decrypt_all.median(),
-            limit: has_limit.then_some(limit),
-            // A share above 1 would only mean that the limit was measured under worse conditions.
-            share_of_limit: has_limit.then(|| self.encrypt_one.times(&self.limit).min(1.0)),
+            decrypt_all_threads: self.decrypt_all.as_ref().map_or(0.0, Samples::median),
+            limit: self.limit().map(|(limit, _)| limit),
+            share_of_limit: self.limit().map(|(_, share)| share),
             times_cbc_crate_encrypt: self.encrypt_one.times(cbc_encrypt),
             times_cbc_crate_decrypt: self.decrypt_one.times(cbc_decrypt),
         }
     }
-}
 
-/// A backend in XTS mode with keys of one length, and its measurements.
-struct XtsSamples {
-    backend: Backend,
-    bits: usize,
-    cipher: KeyedCipher,
-    encrypt_one: Samples,
-    decrypt_one: Samples,
-    encrypt_all: Samples,
-    limit: Samples,
-}
-
-impl XtsSamples {
-    fn new(backend: Backend, bits: usize) -> Self {
-        let (keys, _) = XTS_KEYS.split_at(bits / 4);
-        Self {
-            backend,
-            bits,
-            cipher: KeyedCipher::aes_xts(keys, backend),
-            encrypt_one: Samples::default(),
-            decrypt_one: Samples::default(),
-            encrypt_all: Samples::default(),
-            limit: Samples::default(),
-        }
-    }
-
-    fn round(&mut self, one: &mut [Vec<u8>], all: &mut [Vec<u8>], time: Duration) {
-        let cipher = &self.cipher;
-        let encrypt = |data: &mut [u8]| cipher.encrypt(0, data);
-        let decrypt = |data: &mut [u8]| cipher.decrypt(0, data);
-        self.encrypt_one.push(speed(one, time, &encrypt));
-        if let Some(limit) = register_limit(self.backend, self.bits, LIMIT_REPETITIONS) {
-            self.limit.push(limit.gb_per_s);
-        }
-        self.decrypt_one.push(speed(one, time, &decrypt));
-        self.encrypt_all.push(speed(all, time, &encrypt));
-    }
-
-    fn result(&self) -> XtsSpeed {
-        let limit = self.limit.median();
-        let has_limit = limit > 0.0;
+    fn xts_result(&self) -> XtsSpeed {
         XtsSpeed {
             name: self.backend.name(),
-            key_bits: self.bits,
+            key_bits: self.key_bits,
             encrypt_one_thread: self.encrypt_one.median(),
             decrypt_one_thread: self.decrypt_one.median(),
             encrypt_all_threads: self.encrypt_all.median(),
-            limit: has_limit.then_some(limit),
-            share_of_limit: has_limit.then(|| self.encrypt_one.times(&self.limit).min(1.0)),
+            limit: self.limit().map(|(limit, _)| limit),
+            share_of_limit: self.limit().map(|(_, share)| share),
         }
     }
 }
 
 /// Measures every backend that this machine has, on one thread and on `threads`, or on fewer if the system refuses
 /// more.
-///
-/// # Errors
-/// Returns no error today, since a round can't fail.
-pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
+pub fn measure(threads: usize, budget: Duration) -> Speeds {
     let threads = startable(threads);
     let mut ciphers: Vec<_> = Backend::available()
         .into_iter()
-        .map(CipherSamples::new)
+        .map(CipherSamples::cbc)
         .collect();
     let mut xts: Vec<_> = Backend::available()
         .into_iter()
-        .flat_map(|backend| [128, 256].map(|bits| XtsSamples::new(backend, bits)))
+        .flat_map(|backend| [128, 256].map(|bits| CipherSamples::xts(backend, bits)))
         .collect();
     let cbc_crate = Reference::cbc(KEY);
     let cbc_encrypt = |data: &mut [u8]| cbc_crate.encrypt(0, data);
@@ -181,26 +167,24 @@ pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
 
     let mut one = vec![vec![0; BUFFER_SIZE]];
     let mut all = vec![vec![0; BUFFER_SIZE]; threads];
-    let measurements = u32::try_from(ciphers.len() * 4 + xts.len() * 3 + 2).unwrap_or(u32::MAX);
+    let figures = ciphers.iter().chain(&xts).map(CipherSamples::figures);
+    let measurements = u32::try_from(figures.sum::<usize>() + 2).unwrap_or(u32::MAX);
     let time = (budget / measurements / WANTED_ROUNDS).clamp(SHORTEST, LONGEST);
-    let rounds = rounds::repeat(budget, || {
+    let Ok(rounds) = rounds::repeat(budget, || {
         cbc_encrypt_one.push(speed(&mut one, time, &cbc_encrypt));
         cbc_decrypt_one.push(speed(&mut one, time, &cbc_decrypt));
-        for cipher in &mut ciphers {
+        for cipher in ciphers.iter_mut().chain(&mut xts) {
             cipher.round(&mut one, &mut all, time);
         }
-        for cipher in &mut xts {
-            cipher.round(&mut one, &mut all, time);
-        }
-        Ok::<_, Error>(())
-    })?;
-    Ok(Speeds {
+        Ok::<_, Infallible>(())
+    });
+    Speeds {
         threads,
         backends: ciphers
             .iter()
-            .map(|cipher| cipher.result(&cbc_encrypt_one, &cbc_decrypt_one))
+            .map(|cipher| cipher.cbc_result(&cbc_encrypt_one, &cbc_decrypt_one))
             .collect(),
-        xts: xts.iter().map(XtsSamples::result).collect(),
+        xts: xts.iter().map(CipherSamples::xts_result).collect(),
         cbc_crate: CbcCrateSpeed {
             encrypt_one_thread: cbc_encrypt_one.median(),
             decrypt_one_thread: cbc_decrypt_one.median(),
@@ -208,7 +192,7 @@ pub fn measure(threads: usize, budget: Duration) -> Result<Speeds> {
         rounds,
         // The simplest measurement represents all.
         spread: cbc_encrypt_one.spread(),
-    })
+    }
 }
 
 /// Returns the number of threads that can run at once, including this one, up to `wanted`. A limit on processes
