@@ -131,7 +131,7 @@ impl<'a> Work<'a> {
         }
         if self.what == Some(Repair::All) {
             self.zero_entries()?;
-            self.snapshot_table()?;
+            self.repair_snapshot_table()?;
         }
         let header = self.header.clone();
         let walk = Walk::open(self.storage, &header, self.what.is_some())?;
@@ -281,7 +281,10 @@ impl<'a> Work<'a> {
             if !walk.is_only_l2(&walked, entry.table, &Rebuilt::default()) {
                 continue;
             }
-            let mut bytes = L2Entry::zero(geometry).0.to_be_bytes().to_vec();
+            let mut bytes = L2Entry::to_unallocated_zero(geometry)
+                .0
+                .to_be_bytes()
+                .to_vec();
             if let Some(bitmap) = entry.bitmap {
                 bytes.extend(bitmap.without_data().0.to_be_bytes());
             }

@@ -23,7 +23,7 @@ impl Work<'_> {
     ///
     /// # Errors
     /// Returns the system's error. Returns an error if a structure can't be read.
-    pub(super) fn snapshot_table(&mut self) -> Result<()> {
+    pub(super) fn repair_snapshot_table(&mut self) -> Result<()> {
         let table = SnapshotTable::read_what_is_there(self.storage, &self.header)?;
         let incomplete: Vec<usize> = (0..)
             .zip(&table.snapshots)

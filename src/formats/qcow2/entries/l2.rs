@@ -47,20 +47,24 @@ pub struct CompressedRange {
 }
 
 impl L2Entry {
-    /// Returns the standard entry of a cluster that reads as zeroes and isn't allocated (version 3 only).
-    pub fn to_zeroes() -> Self {
-        Self(ZERO)
-    }
-
     /// Returns the entry of a data cluster with a refcount of 1.
     pub fn to_data(host: HostOffset) -> Self {
         Self(host.0 | COPIED)
     }
 
-    /// Returns the entry of a cluster that reads as zeroes (version 3 only). `kept` is an allocated cluster with a
-    /// refcount of 1.
+    /// Returns the standard entry of a cluster that reads as zeroes (version 3 only). `kept` is an allocated cluster
+    /// with a refcount of 1.
     pub fn to_zero(kept: Option<HostOffset>) -> Self {
         Self(kept.map_or(ZERO, |host| host.0 | COPIED | ZERO))
+    }
+
+    /// Returns the entry of a cluster that reads as zeroes and isn't allocated (version 3 only). With extended L2
+    /// entries, the bitmap marks the zeroes.
+    pub fn to_unallocated_zero(geometry: Geometry) -> Self {
+        match geometry.has_subclusters() {
+            true => Self::default(),
+            false => Self::to_zero(None),
+        }
     }
 
     /// Returns the entry of a compressed cluster of `length` bytes, at least 1 and less than the cluster size. It is
@@ -164,12 +168,6 @@ impl L2Entry {
     #[must_use]
     pub fn with_copied(self, copied: bool) -> Self {
         Self(with_copied(self.0, copied))
-    }
-
-    /// Returns the entry of a cluster that reads as zeroes and isn't allocated. With extended L2 entries, the bitmap
-    /// marks the zeroes.
-    pub fn zero(geometry: Geometry) -> Self {
-        Self(if geometry.has_subclusters() { 0 } else { ZERO })
     }
 
     /// Returns true if the COPIED flag is set; a compressed cluster must never have it.

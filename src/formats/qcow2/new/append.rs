@@ -97,10 +97,8 @@ impl AppendLayout {
                     _ => reservation.pieces.push((cluster, host)),
                 }
                 L2Entry::to_data(host)
-            } else if image.geometry.has_subclusters() {
-                L2Entry::default()
             } else {
-                L2Entry::to_zeroes()
+                L2Entry::to_unallocated_zero(image.geometry)
             };
             let bitmap = if image.geometry.has_subclusters() {
                 runs::bitmap(start, image.unit(), data, zeroes)

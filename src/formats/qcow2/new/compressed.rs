@@ -249,11 +249,7 @@ impl ImageLayout for CompressedLayout {
             }
         }
         for start in zeroes() {
-            let entry = if image.geometry.has_subclusters() {
-                L2Entry::default()
-            } else {
-                L2Entry::to_zeroes()
-            };
+            let entry = L2Entry::to_unallocated_zero(image.geometry);
             let bitmap = bitmap(image.geometry, start, &[], &[start..start + size]);
             space.layout.set_entry(at(start), entry, bitmap)?;
         }

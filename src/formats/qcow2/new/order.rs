@@ -74,7 +74,7 @@ impl ClusterOrder {
             let end = start + count;
             self.check_end(end)?;
             self.next = end;
-            if self.count(start..end)? {
+            if self.mark_or_add_block(start..end)? {
                 return Ok(start);
             }
         }
@@ -219,9 +219,9 @@ impl ClusterOrder {
         start
     }
 
-    /// Checks that the clusters of a run have refcount blocks. Returns `false` if a block was missing. A block or a
-    /// table has been allocated then, and the caller must search for the run again.
-    fn count(&mut self, run: Range<u64>) -> Result<bool> {
+    /// Marks a run as used if its clusters have refcount blocks. Otherwise allocates a block or a table and returns
+    /// `false`, and the caller must search for the run again.
+    fn mark_or_add_block(&mut self, run: Range<u64>) -> Result<bool> {
         let per_block = self.geometry.refcount_block_entries();
         for index in run.start / per_block..run.end.div_ceil(per_block) {
             if !self.blocks.contains_key(&index) {
@@ -246,7 +246,7 @@ impl ClusterOrder {
         if counts_itself {
             self.mark(new..new + 1);
         }
-        if counts_itself || self.count(new..new + 1)? {
+        if counts_itself || self.mark_or_add_block(new..new + 1)? {
             self.blocks.insert(index, new);
         }
         Ok(())

@@ -36,7 +36,7 @@ pub struct ZeroInstead {
 }
 
 /// The state of the check of one table.
-struct Table<'a> {
+struct L2Walk<'a> {
     walk: &'a Walk<'a>,
     place: L2Place,
     guest: Option<GuestOffset>,
@@ -54,7 +54,7 @@ impl Walk<'_> {
     /// Returns the system's error.
     pub(super) fn l2_table(&self, place: L2Place, bytes: &[u8]) -> Result<L2Walked> {
         let l1_index = place.l1_index.map(u64::from);
-        let mut table = Table {
+        let mut walk = L2Walk {
             walk: self,
             place,
             guest: l1_index.map(|index| self.geometry.guest_start_of_l1(index)),
@@ -71,23 +71,23 @@ impl Walk<'_> {
                 let bitmap = u64::from_be_bytes(*bitmap);
                 if entry != 0 || bitmap != 0 {
                     let bitmap = Some(SubclusterBitmap(bitmap));
-                    table.entry(index, L2Entry(entry), bitmap)?;
+                    walk.entry(index, L2Entry(entry), bitmap)?;
                 }
             }
         } else {
             for (index, entry) in (0u64..).zip(words) {
                 let entry = u64::from_be_bytes(*entry);
                 if entry != 0 {
-                    table.entry(index, L2Entry(entry), None)?;
+                    walk.entry(index, L2Entry(entry), None)?;
                 }
             }
         }
-        table.run.finish();
-        Ok(table.walked)
+        walk.run.finish();
+        Ok(walk.walked)
     }
 }
 
-impl Table<'_> {
+impl L2Walk<'_> {
     /// Returns the guest offset that an entry of the active disk maps.
     fn guest_offset(&self, index: u64) -> Option<GuestOffset> {
         let cluster_size = self.walk.geometry.cluster_size();

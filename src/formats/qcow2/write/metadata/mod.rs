@@ -528,7 +528,7 @@ impl Metadata {
         self.own_l2(guest)?;
         let zero = match geometry.has_subclusters() {
             true => [0, SubclusterBitmap::ALL_ZERO.0.to_be()],
-            false => [L2Entry::to_zeroes().0.to_be(); 2],
+            false => [L2Entry::to_zero(None).0.to_be(); 2],
         };
         let zero = zero.map(u64::to_ne_bytes).concat();
         let zero = zero.get(..first.len()).unwrap_or_default();

@@ -150,7 +150,7 @@ mod tests {
             0,
             compressed.unwrap().0,
             L2Entry::to_zero(Some(HostOffset(6 * 512))).0,
-            L2Entry::to_zeroes().0,
+            L2Entry::to_zero(None).0,
         ];
         for (at, entry) in entries.into_iter().enumerate() {
             bytes[SIZE + at * 8..][..8].copy_from_slice(&entry.to_be_bytes());
