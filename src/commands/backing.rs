@@ -152,7 +152,7 @@ fn open_layer(
     if purpose != Purpose::Probe {
         layer.data = source.other_files(image.as_ref(), purpose)?;
     }
-    Ok((source.below(image.as_ref())?, layer))
+    Ok((source.backing_node(image.as_ref())?, layer))
 }
 
 /// Returns the size of the backing file's disk in bytes, and its format.

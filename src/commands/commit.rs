@@ -126,7 +126,9 @@ pub fn run(
 fn nodes<'a>(top: &Node<'a>, chain: &Disk) -> Result<Vec<Node<'a>>> {
     let mut nodes = vec![top.clone()];
     for layer in &chain.layers {
-        let below = nodes.last().map(|node| node.below(layer.image.as_ref()));
+        let below = nodes
+            .last()
+            .map(|node| node.backing_node(layer.image.as_ref()));
         nodes.extend(below.transpose()?.flatten());
     }
     Ok(nodes)

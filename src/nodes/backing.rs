@@ -44,10 +44,10 @@ impl<'a> Node<'a> {
     /// Returns the node of the backing file: that of the options, or the one that the header names.
     ///
     /// # Errors
-    /// Returns the errors of [`Node::backing`].
-    pub(crate) fn below(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
+    /// Returns an error if names aren't followed, or if this version doesn't have the protocol or the format.
+    pub(crate) fn backing_node(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
         let given = match &self.below {
-            BackingNode::Stored => return self.backing(image),
+            BackingNode::Stored => return self.stored_backing(image),
             BackingNode::Nothing => return Ok(None),
             BackingNode::Given(given) => Self {
                 sharing: self.sharing.below().max(given.sharing),
@@ -55,7 +55,7 @@ impl<'a> Node<'a> {
                 ..given.as_ref().clone()
             },
             BackingNode::StoredWith(given) => {
-                let stored = self.backing(image)?.ok_or_else(|| {
+                let stored = self.stored_backing(image)?.ok_or_else(|| {
                     Error::invalid(
                         "Could not open backing file: Must specify either driver or file",
                     )
@@ -73,19 +73,15 @@ impl<'a> Node<'a> {
         Ok(Some(given))
     }
 
-    /// Returns the node of the backing file, if the image has one.
-    ///
-    /// # Errors
-    /// Returns an error if names aren't followed, or if this version doesn't have the protocol or the format.
-    pub fn backing(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
+    fn stored_backing(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
         let below = self.named_below(image);
         below.map_err(|error| error.context("Could not open backing file"))
     }
 
-    /// Does the same as [`Node::backing`], without a prefix of the error message.
+    /// Returns the node of the backing file that the header names, if any. The error message has no prefix.
     ///
     /// # Errors
-    /// Returns the errors of [`backing`](Self::backing).
+    /// Returns an error if names aren't followed, or if this version doesn't have the protocol or the format.
     pub(crate) fn named_below(&self, image: &dyn ImageFile) -> Result<Option<Self>> {
         let Some(stored) = image.backing() else {
             return Ok(None);

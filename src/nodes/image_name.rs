@@ -21,14 +21,14 @@ use crate::options::{Tree, qemu_json, tree};
 /// malformed.
 pub fn by_name<'a>(
     name: &OsStr,
-    stated: Option<&str>,
+    format: Option<&str>,
     secrets: &'a Secrets,
     warn: Warn,
 ) -> Result<(Node<'a>, String)> {
     let text = name.to_string_lossy().into_owned();
     let source = || {
         if text.starts_with(PREFIX) {
-            return by_json(name, stated, secrets, warn);
+            return by_json(name, format, secrets, warn);
         }
         let path = file_name::file(name)?;
         if path.as_os_str().is_empty() {
@@ -37,8 +37,8 @@ pub fn by_name<'a>(
         }
         let shown = path.to_string_lossy().into_owned();
         let mut source = Node::plain(path, text.clone(), None);
-        source.of_driver(stated)?;
-        if stated.is_none() {
+        source.of_driver(format)?;
+        if format.is_none() {
             source.named = formats::named(name.as_bytes());
         }
         Ok((source, shown))
@@ -48,9 +48,9 @@ pub fn by_name<'a>(
 
 /// Returns the node of an image from a `json:{…}` name that was found inside another image. The name may not refer to
 /// the user's secrets, since someone else may have written it.
-pub(super) fn found_inside(name: &str, stated: Option<&str>, warn: Warn) -> Result<Node<'static>> {
+pub(super) fn found_inside(name: &str, format: Option<&str>, warn: Warn) -> Result<Node<'static>> {
     static NONE: LazyLock<Secrets> = LazyLock::new(Secrets::default);
-    let read = by_json(OsStr::new(name), stated, &NONE, warn);
+    let read = by_json(OsStr::new(name), format, &NONE, warn);
     let (mut source, shown) = read.map_err(|error| error.context(could_not_open(name)))?;
     source.name = shown;
     Ok(source)
@@ -67,7 +67,7 @@ fn could_not_open(name: &str) -> String {
 
 fn by_json<'a>(
     name: &OsStr,
-    stated: Option<&str>,
+    format: Option<&str>,
     secrets: &'a Secrets,
     warn: Warn,
 ) -> Result<(Node<'a>, String)> {
@@ -82,7 +82,7 @@ fn by_json<'a>(
         }
         not_parsed(error)
     })?;
-    if let Some(format) = stated {
+    if let Some(format) = format {
         tree.take("driver");
         tree.put("driver", format);
     }

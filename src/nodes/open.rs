@@ -275,7 +275,7 @@ impl Node<'_> {
             let secret = self.secret_for(image.as_mut(), &opened.options, passwords)?;
             let others = self.other_files(image.as_ref(), purpose)?;
             image.attach(&others)?;
-            let below = self.below(image.as_ref())?;
+            let below = self.backing_node(image.as_ref())?;
             Ok((image, secret, others, below))
         };
         let (mut image, secret, others, below) = parts().map_err(failed)?;

@@ -155,7 +155,7 @@ impl Node<'_> {
         file: &dyn Storage,
         passwords: &dyn Passwords,
     ) -> Result<Option<Disk>> {
-        let below = self.below(image)?;
+        let below = self.backing_node(image)?;
         if below.is_some() != image.backing().is_some() {
             return Err(Error::unsupported(
                 "giving an image that is written a backing file, or taking it away, is not supported \
