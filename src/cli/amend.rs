@@ -36,8 +36,8 @@ pub(super) fn run(args: &AmendArgs, secrets: &Secrets) -> Done {
     progress.begin();
     let amended = || -> Done {
         let cache = cache(&args.written.cache, "Invalid cache option")?;
-        let stated = args.named.format.as_deref();
-        let mut image = source_to_change(operand, stated, args.named.image_opts, secrets)?;
+        let given = args.named.format.as_deref();
+        let mut image = source_to_change(operand, given, args.named.image_opts, secrets)?;
         image.policy.cache = cache;
         image.policy.names = operands::names(&args.common);
         let found = image.find_format()?;

@@ -7,7 +7,7 @@ use super::args::CheckArgs;
 use super::operands::{Output, cache, one_operand, output, source, warn_of_guess};
 use super::{Done, Failure, complain, complain_of, print, program, render};
 use crate::commands;
-use crate::commands::check::{CheckLine, Outcome};
+use crate::commands::check::{CheckLine, CheckOutcome};
 use crate::crypto::Secrets;
 use crate::error::printable;
 use crate::formats::check::Repair;
@@ -36,8 +36,8 @@ pub(super) fn run(args: &CheckArgs, secrets: &Secrets) -> Done {
     let outcome = commands::check::run(&source, repair, &mut |finding| findings.print(finding));
     findings.flush();
     let (format, report) = match outcome? {
-        Outcome::Checked { format, report } => (format, report),
-        Outcome::NoCheck { format } => {
+        CheckOutcome::Checked { format, report } => (format, report),
+        CheckOutcome::NoCheck { format } => {
             if repair.is_some() && source.format.is_none() {
                 warn_of_guess(&source, format);
             }

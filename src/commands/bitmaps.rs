@@ -12,7 +12,7 @@ use crate::nodes::{Disk, Loaded, could_not_open};
 use crate::storage::Purpose;
 
 /// The bitmaps of a source that are copied.
-pub(super) struct Taken {
+pub(super) struct CopiedBitmaps {
     copied: Vec<PersistentBitmap>,
     size: u64,
     /// The names of inconsistent bitmaps, which are skipped.
@@ -23,7 +23,7 @@ pub(super) struct Taken {
 ///
 /// # Errors
 /// Returns an error if the image has no bitmaps, or an inconsistent one without `skip_broken`.
-pub(super) fn find(source: &Disk, skip_broken: bool) -> Result<Taken> {
+pub(super) fn find(source: &Disk, skip_broken: bool) -> Result<CopiedBitmaps> {
     let top = source.layers.first();
     let bitmaps = top
         .and_then(|top| top.image.bitmaps())
@@ -37,7 +37,7 @@ pub(super) fn find(source: &Disk, skip_broken: bool) -> Result<Taken> {
         let hint = "Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it";
         return Err(Error::invalid(message).with_hint(hint));
     }
-    Ok(Taken {
+    Ok(CopiedBitmaps {
         copied,
         size: source.image.size(),
         skipped,
@@ -48,7 +48,7 @@ fn name(bitmap: &PersistentBitmap) -> String {
     printable(&String::from_utf8_lossy(&bitmap.name))
 }
 
-impl Taken {
+impl CopiedBitmaps {
     /// Refuses a target that can't have these bitmaps. `plan` is given for a new target.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use crate::nodes::Node;
 
 /// The outcome of a check.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum CheckOutcome {
     /// The report of a check.
     Checked {
         /// The image's format.
@@ -41,7 +41,7 @@ pub fn run(
     source: &Node<'_>,
     what: Option<Repair>,
     on_line: &mut dyn FnMut(&CheckLine<'_>),
-) -> Result<Outcome> {
+) -> Result<CheckOutcome> {
     let purpose = match what {
         Some(_) => Purpose::Change,
         None => Purpose::Read,
@@ -55,7 +55,7 @@ pub fn run(
     if !image.check().is_some_and(can_check) {
         sandbox::all_is_open(source);
         image.refuse_truncated().map_err(could_not_open)?;
-        return Ok(Outcome::NoCheck {
+        return Ok(CheckOutcome::NoCheck {
             format: opened.format,
         });
     }
@@ -64,7 +64,7 @@ pub fn run(
         .accept(image.as_mut(), &opened.options)
         .map_err(could_not_open)?;
     let Some(check) = image.check() else {
-        return Ok(Outcome::NoCheck {
+        return Ok(CheckOutcome::NoCheck {
             format: opened.format,
         });
     };
@@ -75,7 +75,7 @@ pub fn run(
         Some(what) => check.repair(what, &mut on_event),
     };
     let report = report.map_err(|error| error.context("Check failed"))?;
-    Ok(Outcome::Checked {
+    Ok(CheckOutcome::Checked {
         format: opened.format,
         report,
     })

@@ -16,9 +16,9 @@ use crate::units::GuestOffset;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forecast {
     /// The name, the format and the encryption of each source.
-    pub sources: Vec<Named>,
+    pub sources: Vec<ForecastImage>,
     /// The name, the format and the encryption of the target.
-    pub target: Named,
+    pub target: ForecastImage,
     /// True if the target exists and is overwritten.
     pub exists: bool,
     /// The size of the disk in bytes.
@@ -35,7 +35,7 @@ pub struct Forecast {
 
 /// An image of a conversion.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
+pub struct ForecastImage {
     /// Its name.
     pub name: String,
     /// The name of its format.
@@ -56,8 +56,8 @@ pub fn run(plan: &Conversion<'_>) -> Result<Forecast> {
     target.plan(image.size(), None)?;
     let base = target.base()?;
     let new = target.plan(image.size(), base.as_ref())?;
-    let sources: Vec<Named> = opened.iter().filter_map(named).collect();
-    let target_named = Named {
+    let sources: Vec<ForecastImage> = opened.iter().filter_map(named).collect();
+    let target_named = ForecastImage {
         name: target.name.clone(),
         format: target.driver.name(),
         encryption: new.as_ref().and_then(|new| new.encryption()),
@@ -90,9 +90,9 @@ pub fn run(plan: &Conversion<'_>) -> Result<Forecast> {
     })
 }
 
-fn named(source: &Disk) -> Option<Named> {
+fn named(source: &Disk) -> Option<ForecastImage> {
     let top = source.layers.first()?;
-    Some(Named {
+    Some(ForecastImage {
         name: top.name.clone(),
         format: top.format.name(),
         encryption: top.image.encryption(),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::open::OpenOptions;
-use crate::commands::check::{Outcome, run};
+use crate::commands::check::{CheckOutcome, run};
 use crate::error::Result;
 use crate::formats::check::Repair;
 
@@ -63,7 +63,7 @@ impl OpenOptions {
         let outcome = run(&node, repair, &mut |line| {
             findings.push(line.text.to_string())
         })?;
-        let Outcome::Checked { report, .. } = outcome else {
+        let CheckOutcome::Checked { report, .. } = outcome else {
             return Ok(None);
         };
         Ok(Some(CheckSummary {

@@ -110,7 +110,7 @@ pub fn open_path(path: &Path, opening: Opening) -> Result<Arc<dyn Storage>> {
 pub fn check_creates(protocol: Option<Protocol>, path: &Path) -> Result<()> {
     // QEMU treats a given driver as a format in this message.
     let (role, maker) = match protocol {
-        Some(stated) => ("Format", Some(stated)),
+        Some(given) => ("Format", Some(given)),
         None => ("Protocol", Protocol::of_path(path)),
     };
     match maker {

@@ -155,12 +155,12 @@ pub struct ImageArgs {
 }
 
 impl ImageArgs {
-    /// Returns the sharing of the image: forced with `-U`, or else that of its own options, `stated`.
-    pub(in crate::cli) fn sharing(&self, stated: Sharing) -> Sharing {
+    /// Returns the sharing of the image: forced with `-U`, or else `own`, that of its options.
+    pub(in crate::cli) fn sharing(&self, own: Sharing) -> Sharing {
         if self.force_share {
-            stated.max(Sharing::Forced)
+            own.max(Sharing::Forced)
         } else {
-            stated
+            own
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::commands::forecast::{Forecast, Named};
+use crate::commands::forecast::{Forecast, ForecastImage};
 use crate::error::printable;
 use crate::units::human_size;
 
@@ -53,7 +53,7 @@ pub fn human(forecast: &Forecast) -> String {
     text
 }
 
-fn image(image: &Named) -> String {
+fn image(image: &ForecastImage) -> String {
     let encryption = match image.encryption {
         Some(encryption) => format!(", encrypted ({})", encryption.name()),
         None => String::new(),

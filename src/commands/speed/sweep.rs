@@ -41,7 +41,7 @@ pub struct Sweep {
 }
 
 /// A cluster size and its measurements.
-struct Row {
+struct SizeSamples {
     cluster_size: u64,
     plain: Samples,
     aes: Samples,
@@ -62,7 +62,7 @@ pub fn measure(backend: Backend, workers: usize, budget: Duration) -> Result<Swe
     let sizes = std::iter::successors(Some(*CLUSTER_SIZES.start()), |size| Some(size * 2));
     let mut rows: Vec<_> = sizes
         .take_while(|size| CLUSTER_SIZES.contains(size))
-        .map(|cluster_size| Row {
+        .map(|cluster_size| SizeSamples {
             cluster_size,
             plain: Samples::default(),
             aes: Samples::default(),

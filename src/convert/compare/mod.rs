@@ -52,7 +52,7 @@ pub fn compare(
             finding: Difference::Size,
         };
     }
-    let first = First::new(total);
+    let first = FirstDifference::new(total);
     if strict && let Some((offset, finding)) = strict::first_mismatch(sides) {
         first.found(offset, finding);
     }
@@ -76,7 +76,7 @@ pub fn first_difference(
     workers: NonZeroUsize,
 ) -> Result<Option<GuestOffset>> {
     let size = sides[0].image.size();
-    match compare_pair(sides, First::new(size), size, workers, &()).1 {
+    match compare_pair(sides, FirstDifference::new(size), size, workers, &()).1 {
         Difference::Content(offset) => Ok(Some(offset)),
         Difference::NoStatus(error) | Difference::NoData(error) => Err(error),
         Difference::Same | Difference::Size | Difference::Status(_) => Ok(None),
@@ -86,7 +86,7 @@ pub fn first_difference(
 /// Searches for a difference before the one that was found `first`. Returns the first of all with its offset.
 fn compare_pair(
     sides: [Side<'_>; 2],
-    first: First,
+    first: FirstDifference,
     total: u64,
     workers: NonZeroUsize,
     observer: &dyn Observer,
@@ -188,12 +188,12 @@ impl Side<'_> {
 
 /// The first of the differences that all workers have found so far.
 #[derive(Debug)]
-struct First {
+struct FirstDifference {
     end: AtomicU64,
     found: Mutex<(u64, Difference)>,
 }
 
-impl First {
+impl FirstDifference {
     /// Returns the state without any difference before `end`.
     fn new(end: u64) -> Self {
         Self {
@@ -225,7 +225,7 @@ impl First {
 /// The state that the workers share.
 struct CompareJob<'a> {
     sides: [Side<'a>; 2],
-    first: First,
+    first: FirstDifference,
     observer: &'a dyn Observer,
     reached: Reached,
     total: u64,
