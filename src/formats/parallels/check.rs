@@ -58,6 +58,23 @@ impl BatFindings {
     }
 }
 
+/// The state of the check.
+struct BatWalk<'a> {
+    header: &'a ParallelsHeader,
+    words: FindingWords,
+    /// The length of the file in bytes.
+    length: u64,
+    /// The offset of the clusters in bytes.
+    start: u64,
+    /// The end of the last cluster in bytes.
+    end: u64,
+    used: ClusterSet,
+    /// The offset of the cluster in the entry before, if it has one.
+    last: Option<u64>,
+    found: BatFindings,
+    on_event: &'a mut dyn FnMut(&CheckEvent<'_>),
+}
+
 /// Checks every entry. Calls `on_event` with each finding, in QEMU's words, which start with `words`.
 ///
 /// # Errors
@@ -69,90 +86,107 @@ pub(super) fn walk(
     words: FindingWords,
     on_event: &mut dyn FnMut(&CheckEvent<'_>),
 ) -> Result<BatFindings> {
-    let said = words.corruption;
     let header = table.header();
     let length = file.len()?;
-    let mut found = BatFindings::default();
-    if header.is_in_use {
-        on_event(&format!("{said} image was not closed correctly"));
-        found.report.corruptions += 1;
-    }
     let (start, is_stated) = header.data_offset(length);
-    if !is_stated {
-        on_event(&format!("{said} data_off field has incorrect value"));
-        found.report.corruptions += 1;
-        found.data_offset = Some(start);
+    let mut walk = BatWalk {
+        header,
+        words,
+        length,
+        start,
+        end: start,
+        used: ClusterSet::default(),
+        last: None,
+        found: BatFindings::default(),
+        on_event,
+    };
+    if header.is_in_use {
+        walk.corruption("image was not closed correctly");
     }
-    let size = header.cluster_size;
-    let mut used = ClusterSet::default();
-    let mut end = start;
+    if !is_stated {
+        walk.corruption("data_off field has incorrect value");
+        walk.found.data_offset = Some(start);
+    }
     if let Some(extension) = extension {
         for place in std::iter::once(header.extension).chain(extension.clusters()) {
-            occupy(&mut used, header, place);
-            end = end.max(place + size);
+            walk.occupy(place);
         }
     }
-    let mut last = None;
     for block in 0..u64::from(header.entries) {
-        let host = table.stated(block)?;
-        if host == 0 {
-            last = None;
-            continue;
+        match table.stated(block)? {
+            0 => walk.last = None,
+            host => walk.entry(block, host),
         }
-        let report = &mut found.report;
-        let rest = header.size.saturating_sub(block * size).min(size);
-        if host < start || host >= length {
-            on_event(&format!("{said} cluster {block} is outside image"));
-            report.corruptions += 1;
+    }
+    walk.found.report.total_clusters = header.entries.into();
+    walk.found.report.image_end_offset = walk.end;
+    walk.space_at_end();
+    Ok(walk.found)
+}
+
+impl BatWalk<'_> {
+    fn corruption(&mut self, text: &str) {
+        self.found.report.corruptions += 1;
+        (self.on_event)(&format!("{} {text}", self.words.corruption));
+    }
+
+    /// Checks the entry of a cluster of the disk, which is at `host`.
+    fn entry(&mut self, block: u64, host: u64) {
+        let size = self.header.cluster_size;
+        if host < self.start || host >= self.length {
+            self.corruption(&format!("cluster {block} is outside image"));
             // A readable cluster is kept, since the data offset may be wrong instead.
-            let is_readable = host >= header.table_end() && host < length;
+            let is_readable = host >= self.header.table_end() && host < self.length;
             let list = match is_readable {
-                true => &mut found.shared,
-                false => &mut found.outside,
+                true => &mut self.found.shared,
+                false => &mut self.found.outside,
             };
             list.push(block);
-            continue;
+            return;
         }
+        let report = &mut self.found.report;
         report.allocated_clusters += 1;
-        let is_next = last.is_none_or(|last: u64| last + size == host);
+        let is_next = self.last.is_none_or(|last| last + size == host);
         report.fragmented_clusters += u64::from(!is_next);
-        last = Some(host);
-        end = end.max(host + size);
-        if host + rest > length {
+        self.last = Some(host);
+        let rest = self.header.size.saturating_sub(block * size).min(size);
+        if host + rest > self.length {
             // QEMU reports it as outside the image.
-            on_event(&format!(
+            (self.on_event)(&format!(
                 "ERROR cluster {block} is cut off by the end of the file"
             ));
             report.corruptions += 1;
-            found.cut += 1;
+            self.found.cut += 1;
         }
-        if !occupy(&mut used, header, host) {
-            on_event(&format!("{said} duplicate offset in BAT entry {block}"));
-            report.corruptions += 1;
-            found.shared.push(block);
+        if !self.occupy(host) {
+            self.corruption(&format!("duplicate offset in BAT entry {block}"));
+            self.found.shared.push(block);
         }
     }
-    let report = &mut found.report;
-    report.total_clusters = header.entries.into();
-    report.image_end_offset = end;
-    let length = length.next_multiple_of(SECTOR_SIZE);
-    if length > end {
-        let leaked = length - end;
-        on_event(&format!(
-            "{} space leaked at the end of the image {leaked}",
-            words.leak
-        ));
-        report.leaks = leaked.div_ceil(size);
-    }
-    Ok(found)
-}
 
-/// Records that a cluster of the file is used. Returns false if a part of it was used already.
-fn occupy(used: &mut ClusterSet, header: &ParallelsHeader, host: u64) -> bool {
-    let unit = header.entry_unit();
-    let first = host / unit;
-    let end = first.saturating_add(header.cluster_size / unit);
-    used.insert_all(first..end) == 0
+    /// Records that a cluster of the file is used. Returns false if a part of it was used already.
+    fn occupy(&mut self, host: u64) -> bool {
+        let size = self.header.cluster_size;
+        self.end = self.end.max(host + size);
+        let unit = self.header.entry_unit();
+        let first = host / unit;
+        self.used
+            .insert_all(first..first.saturating_add(size / unit))
+            == 0
+    }
+
+    /// Reports the space of the file after the last cluster.
+    fn space_at_end(&mut self) {
+        let length = self.length.next_multiple_of(SECTOR_SIZE);
+        if length > self.end {
+            let leaked = length - self.end;
+            (self.on_event)(&format!(
+                "{} space leaked at the end of the image {leaked}",
+                self.words.leak
+            ));
+            self.found.report.leaks = leaked.div_ceil(self.header.cluster_size);
+        }
+    }
 }
 
 /// Repairs the findings: clears entries outside the file, copies clusters that are used twice, and corrects the data
