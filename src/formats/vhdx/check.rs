@@ -59,26 +59,9 @@ pub(super) fn look_at(
         };
         let end = places.stored_end(block, start);
         let entry = places.index(block);
-        let beyond = |what: &str, place: u64| {
-            format!(
-                "VHDX BAT entry {entry} {what} offset {place} points after end of file ({length}). Image has \
-                 probably been truncated."
-            )
-        };
-        let mut misplace = |text: String| {
+        for text in misplacements(entry, &(start..end), length, &regions) {
             wrong(&text);
             misplaced.get_or_insert(text);
-        };
-        if start >= length {
-            misplace(beyond("start", start));
-        } else if end > length {
-            misplace(beyond("end", end.saturating_sub(1)));
-        }
-        let other = regions
-            .iter()
-            .find(|region| start < region.end && region.start < end);
-        if let Some(other) = other {
-            misplace(overlap(&(start..end), other).to_string());
         }
         stored.push((start, end, entry));
     }
@@ -94,4 +77,29 @@ pub(super) fn look_at(
     found.end = stored.last().map_or(0, |(_, end, _)| *end);
     found.misplaced = misplaced;
     Ok(found)
+}
+
+/// Returns the findings about a block that is beyond the end of the file, or in one of `regions`.
+fn misplacements(
+    entry: u64,
+    block: &Range<u64>,
+    length: u64,
+    regions: &[Range<u64>],
+) -> Vec<String> {
+    let beyond = |what: &str, place: u64| {
+        format!(
+            "VHDX BAT entry {entry} {what} offset {place} points after end of file ({length}). Image has \
+             probably been truncated."
+        )
+    };
+    let mut found = Vec::new();
+    if block.start >= length {
+        found.push(beyond("start", block.start));
+    } else if block.end > length {
+        found.push(beyond("end", block.end.saturating_sub(1)));
+    }
+    let mut regions = regions.iter();
+    let overlapped = regions.find(|region| block.start < region.end && region.start < block.end);
+    found.extend(overlapped.map(|region| overlap(block, region).to_string()));
+    found
 }

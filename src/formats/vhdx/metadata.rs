@@ -1,5 +1,7 @@
 //! The metadata region: a table of items that describe the disk.
 
+use std::ops::Range;
+
 use byteorder::{ByteOrder as _, LittleEndian};
 use uuid::{Uuid, uuid};
 
@@ -51,16 +53,20 @@ pub(super) struct DiskMetadata {
     pub(super) locator: Option<(u64, u64)>,
 }
 
-impl DiskMetadata {
-    /// Reads the metadata.
-    ///
-    /// # Errors
-    /// Returns the system's error. Returns an error, in QEMU's words, if the metadata is invalid.
-    pub(super) fn read(file: &dyn Storage, regions: &Regions) -> Result<Self> {
-        let region = &regions.metadata;
+/// The offsets of items in the file, in bytes.
+struct MetadataItems {
+    parameters: u64,
+    size: u64,
+    logical_sector: u64,
+    /// The offset and the length of the parent locator, if there is one.
+    locator: Option<(u64, u64)>,
+}
+
+impl MetadataItems {
+    /// Reads the table at the start of the metadata region, in a file of `length` bytes.
+    fn read(file: &dyn Storage, region: &Range<u64>, length: u64) -> Result<Self> {
         let invalid = || without_text(file, "Invalid argument");
         let unsupported = || without_text(file, "Operation not supported");
-        let length = file.len()?;
         let mut table = vec![0; TABLE_LENGTH];
         file.read_padded_at(region.start, &mut table, length)?;
         let count = LittleEndian::read_u16(table.get(10..).unwrap_or_default());
@@ -98,42 +104,59 @@ impl DiskMetadata {
             }
             *place = Some(region.start + offset);
         }
-        let [
-            Some(parameters),
-            Some(size),
-            Some(_),
-            Some(logical),
-            Some(_),
-        ] = places
-        else {
-            return Err(unsupported());
-        };
+        match places {
+            [
+                Some(parameters),
+                Some(size),
+                Some(_),
+                Some(logical_sector),
+                Some(_),
+            ] => Ok(Self {
+                parameters,
+                size,
+                logical_sector,
+                locator,
+            }),
+            _ => Err(unsupported()),
+        }
+    }
+}
+
+impl DiskMetadata {
+    /// Reads the metadata.
+    ///
+    /// # Errors
+    /// Returns the system's error. Returns an error, in QEMU's words, if the metadata is invalid.
+    pub(super) fn read(file: &dyn Storage, regions: &Regions) -> Result<Self> {
+        let invalid = || without_text(file, "Invalid argument");
+        let length = file.len()?;
+        let items = MetadataItems::read(file, &regions.metadata, length)?;
         let item = |at: u64| {
             let mut item = [0; 8];
             file.read_padded_at(at, &mut item, length)?;
             Ok(LittleEndian::read_u64(&item))
         };
-        let parameters = item(parameters)?;
+        let parameters = item(items.parameters)?;
         let (block_size, flags) = (parameters & 0xffff_ffff, parameters >> 32);
         let is_block_size = block_size.is_power_of_two() && block_size >= MIB;
         if !is_block_size || block_size > LONGEST_BLOCK {
             return Err(invalid());
         }
-        if (flags & 2 != 0) != locator.is_some() {
+        if (flags & 2 != 0) != items.locator.is_some() {
             return Err(invalid());
         }
-        let size = item(size)?;
+        let size = item(items.size)?;
         if size > LONGEST {
             return Err(invalid());
         }
-        if item(logical)? & 0xffff_ffff != SECTOR_SIZE {
-            return Err(unsupported());
+        if item(items.logical_sector)? & 0xffff_ffff != SECTOR_SIZE {
+            return Err(without_text(file, "Operation not supported"));
         }
         Ok(Self {
             size: size / SECTOR_SIZE * SECTOR_SIZE,
             block_size,
             is_fixed: flags & 1 != 0,
-            locator,
+            locator: items.locator,
         })
     }
 
