@@ -77,6 +77,12 @@ impl Amended<'_> {
 
     /// Converts the image to version 3.
     fn upgrade(&self) -> Result<()> {
+        let snapshots = read_snapshots(self.storage.as_ref(), self.header)?;
+        if !snapshots.iter().all(|one| one.is_complete(Version::V3)) {
+            return Err(Error::unsupported(
+                "the image has snapshots of a program before 2010, which this version doesn't upgrade",
+            ));
+        }
         let plan = |with_names| {
             self.plan(|contents| {
                 contents.upgrade(with_names);
@@ -90,14 +96,43 @@ impl Amended<'_> {
     /// Converts the image to version 2. Zero clusters become allocated clusters first, since version 2 has no zero
     /// flag.
     fn downgrade(&self) -> Result<()> {
-        let storage = self.storage.as_ref();
-        let header = Header::read(storage)?;
-        let header = repaired_header(storage, &header)?;
-        remove_zero_flags(self.storage, &header, self.writing.flush)?;
+        remove_zero_flags(self.storage, &self.repaired()?, self.writing.flush)?;
         self.rewrite(|contents| {
             contents.downgrade();
             Ok(())
         })
+    }
+
+    /// Returns the current header, after a repair of the refcounts if necessary.
+    fn repaired(&self) -> Result<Header> {
+        let storage = self.storage.as_ref();
+        Ok(repaired_header(storage, &Header::read(storage)?)?.into_owned())
+    }
+
+    /// Clears an autoclear feature.
+    fn clear_autoclear(&self, feature: u64) -> Result<()> {
+        if !self.header.has_autoclear(feature) {
+            return Ok(());
+        }
+        fields::set_autoclear(self.storage.as_ref(), self.header.autoclear() & !feature)?;
+        self.flush()
+    }
+
+    /// Changes the size of the disk in bytes.
+    fn resize(&mut self, size: u64) -> Result<()> {
+        let rest = Qcow2WriteParts {
+            flush: self.writing.flush,
+            ..Qcow2WriteParts::default()
+        };
+        resize_disk(
+            self.storage,
+            &Header::read(self.storage.as_ref())?,
+            std::mem::replace(&mut self.writing, rest),
+            Resize {
+                size,
+                preallocation: Preallocation::Off,
+            },
+        )
     }
 }
 
@@ -123,12 +158,6 @@ pub(super) fn amend(
     let slots = SlotChange::of(amend.options, "encrypt.", amend.secret)?;
     let lazy = lazy_refcounts(&file, amend, version)?;
     if upgrades {
-        let snapshots = read_snapshots(file.storage.as_ref(), file.header)?;
-        if !snapshots.iter().all(|one| one.is_complete(Version::V3)) {
-            return Err(Error::unsupported(
-                "the image has snapshots of a program before 2010, which this version doesn't upgrade",
-            ));
-        }
         file.upgrade()?;
     }
     if let Some(change) = slots {
@@ -139,16 +168,10 @@ pub(super) fn amend(
     let bits = amend.options.number("refcount_bits");
     let bits = bits.and_then(|bits| u32::try_from(bits).ok());
     if let Some(bits) = bits.filter(|bits| *bits != file.header.geometry().refcount_bits()) {
-        let header = Header::read(file.storage.as_ref())?;
-        let header = repaired_header(file.storage.as_ref(), &header)?;
-        change_refcount_width(file.storage.as_ref(), &header, bits)?;
+        change_refcount_width(file.storage.as_ref(), &file.repaired()?, bits)?;
     }
     if amend.options.switch("data_file_raw") == Some(false) {
-        let raw = features::DATA_FILE_RAW;
-        if file.header.has_autoclear(raw) {
-            fields::set_autoclear(file.storage.as_ref(), file.header.autoclear() & !raw)?;
-            file.flush()?;
-        }
+        file.clear_autoclear(features::DATA_FILE_RAW)?;
     }
     if let Some(name) = amend.options.name("data_file") {
         file.rewrite(|contents| {
@@ -162,19 +185,7 @@ pub(super) fn amend(
     }
     let size = new_size(file.header, amend);
     if size != file.header.size() {
-        let rest = Qcow2WriteParts {
-            flush: file.writing.flush,
-            ..Qcow2WriteParts::default()
-        };
-        resize_disk(
-            file.storage,
-            &Header::read(file.storage.as_ref())?,
-            std::mem::replace(&mut file.writing, rest),
-            Resize {
-                size,
-                preallocation: Preallocation::Off,
-            },
-        )?;
+        file.resize(size)?;
     }
     // The downgrade comes last, as in QEMU, since earlier changes may remove what it refuses.
     if downgrades {
