@@ -277,60 +277,87 @@ fn broken() -> Error {
     Error::corrupt("Broken bitmap directory")
 }
 
+/// The fixed fields of a directory entry.
+struct EntryFields {
+    table_offset: HostOffset,
+    table_entries: u32,
+    flags: u32,
+    kind: u8,
+    granularity_bits: u8,
+    name_length: u16,
+    extra_length: u32,
+}
+
+impl EntryFields {
+    fn read(bytes: &[u8]) -> Result<Self> {
+        let cut_off = |_| broken();
+        let r = &mut bytes.get(..FIXED_LENGTH).ok_or_else(broken)?;
+        Ok(Self {
+            table_offset: HostOffset(r.read_u64::<BigEndian>().map_err(cut_off)?),
+            table_entries: r.read_u32::<BigEndian>().map_err(cut_off)?,
+            flags: r.read_u32::<BigEndian>().map_err(cut_off)?,
+            kind: r.read_u8().map_err(cut_off)?,
+            granularity_bits: r.read_u8().map_err(cut_off)?,
+            name_length: r.read_u16::<BigEndian>().map_err(cut_off)?,
+            extra_length: r.read_u32::<BigEndian>().map_err(cut_off)?,
+        })
+    }
+
+    fn in_use(&self) -> bool {
+        self.flags & IN_USE != 0
+    }
+
+    /// Returns true if the fields satisfy QEMU's constraints.
+    fn is_valid(&self, header: &Header) -> bool {
+        let geometry = header.geometry();
+        let bitmap_bytes = u64::from(self.table_entries) * geometry.cluster_size();
+        let covered = (u128::from(bitmap_bytes) * 8) << u32::from(self.granularity_bits.min(64));
+        self.table_entries != 0
+            && self.table_entries <= MAX_TABLE_ENTRIES
+            && self.table_offset.0 != 0
+            && geometry.is_aligned(self.table_offset)
+            && GRANULARITY_BITS.contains(&self.granularity_bits)
+            && self.flags & !(IN_USE | AUTO) == 0
+            && self.name_length <= MAX_NAME
+            && self.kind == DIRTY_TRACKING
+            && bitmap_bytes <= MAX_BITMAP_BYTES
+            && (self.in_use() || u128::from(header.size()) <= covered)
+    }
+
+    /// Returns true if the table has the right length for the disk. QEMU reads the bits of bitmaps that aren't in
+    /// use, and requires that. A bitmap in use may be older than a resize of the disk.
+    fn fits(&self, header: &Header) -> bool {
+        let granularity = 1 << u32::from(self.granularity_bits.min(63));
+        let bytes = header.size().div_ceil(granularity).div_ceil(8);
+        self.in_use() || header.geometry().clusters(bytes) == u64::from(self.table_entries)
+    }
+}
+
 /// Parses a directory entry. Also returns its length, with the padding.
 fn parse_entry(bytes: &[u8], entry: HostOffset, header: &Header) -> Result<(Bitmap, usize)> {
-    let cut_off = |_| broken();
-    let r = &mut bytes.get(..FIXED_LENGTH).ok_or_else(broken)?;
-    let table_offset = r.read_u64::<BigEndian>().map_err(cut_off)?;
-    let table_entries = r.read_u32::<BigEndian>().map_err(cut_off)?;
-    let flags = r.read_u32::<BigEndian>().map_err(cut_off)?;
-    let kind = r.read_u8().map_err(cut_off)?;
-    let granularity_bits = r.read_u8().map_err(cut_off)?;
-    let name_length = r.read_u16::<BigEndian>().map_err(cut_off)?;
-    let extra_length = r.read_u32::<BigEndian>().map_err(cut_off)?;
-    if extra_length != 0 {
+    let fields = EntryFields::read(bytes)?;
+    if fields.extra_length != 0 {
         return Err(Error::unsupported("Bitmap extra data is not supported"));
     }
-    let end = FIXED_LENGTH + usize::from(name_length);
+    let end = FIXED_LENGTH + usize::from(fields.name_length);
     let length = end.next_multiple_of(8);
     let name = bytes.get(FIXED_LENGTH..end).ok_or_else(broken)?;
     if length > bytes.len() {
         return Err(broken());
     }
-    let geometry = header.geometry();
-    let host = HostOffset(table_offset);
-    let bitmap_bytes = u64::from(table_entries) * geometry.cluster_size();
-    let in_use = flags & IN_USE != 0;
-    let covered = (u128::from(bitmap_bytes) * 8) << u32::from(granularity_bits.min(64));
-    let valid = table_entries != 0
-        && table_entries <= MAX_TABLE_ENTRIES
-        && host.0 != 0
-        && geometry.is_aligned(host)
-        && GRANULARITY_BITS.contains(&granularity_bits)
-        && flags & !(IN_USE | AUTO) == 0
-        && name_length <= MAX_NAME
-        && kind == DIRTY_TRACKING
-        && bitmap_bytes <= MAX_BITMAP_BYTES
-        && (in_use || u128::from(header.size()) <= covered);
-    // QEMU reads the bits of bitmaps that aren't in use, and requires a table of the right length. A bitmap in use
-    // may be older than a resize of the disk.
-    let fits = in_use || {
-        let granules = header
-            .size()
-            .div_ceil(1 << u32::from(granularity_bits.min(63)));
-        geometry.clusters(granules.div_ceil(8)) == u64::from(table_entries)
-    };
-    if valid && !fits {
-        return Err(Error::corrupt(format!(
-            "Could not read bitmap '{}' from image: its table has {table_entries} entries, which isn't \
-             what the disk's size asks for",
-            printable(&String::from_utf8_lossy(name))
-        )));
-    }
-    if !valid {
+    let shown = || printable(&String::from_utf8_lossy(name));
+    if !fields.is_valid(header) {
         return Err(Error::corrupt(format!(
             "Bitmap '{}' doesn't satisfy the constraints",
-            printable(&String::from_utf8_lossy(name))
+            shown()
+        )));
+    }
+    if !fields.fits(header) {
+        return Err(Error::corrupt(format!(
+            "Could not read bitmap '{}' from image: its table has {} entries, which isn't what the disk's size \
+             asks for",
+            shown(),
+            fields.table_entries
         )));
     }
     let bitmap = Bitmap {
@@ -339,12 +366,12 @@ fn parse_entry(bytes: &[u8], entry: HostOffset, header: &Header) -> Result<(Bitm
             .next()
             .unwrap_or(name)
             .to_vec(),
-        granularity: 1 << granularity_bits,
-        in_use,
-        auto: flags & AUTO != 0,
+        granularity: 1 << fields.granularity_bits,
+        in_use: fields.in_use(),
+        auto: fields.flags & AUTO != 0,
         table: TablePlace {
-            host,
-            entries: u64::from(table_entries),
+            host: fields.table_offset,
+            entries: u64::from(fields.table_entries),
         },
         entry,
     };
