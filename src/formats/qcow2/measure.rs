@@ -24,6 +24,40 @@ use crate::units::{GuestOffset, SECTOR_SIZE};
 /// Returns an error if a value is out of range, if options exclude each other, or if an encryption lacks its secret.
 /// Returns an error if the source's metadata can't be read.
 pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Result<Measured> {
+    let (options, geometry, allocated) = measured_options(values)?;
+    // A value of `size` that is too large is refused, although the source or `--size` determines the size.
+    let size = values.number("size");
+    let size = size.and_then(|size| size.checked_next_multiple_of(geometry.cluster_size()));
+    measure(geometry, size.unwrap_or(0), 0)?;
+
+    let size = contents.size.next_multiple_of(SECTOR_SIZE);
+    let is_backed = values.text("backing_file").is_some();
+    let data = match contents.image {
+        _ if allocated => all(geometry, size),
+        None => 0,
+        // It is unknown which clusters the backing file has in common with the source.
+        Some(_) if is_backed => all(geometry, size),
+        Some(image) => stored(image, geometry)?,
+    };
+    let bitmaps = match contents.bitmaps {
+        Some(bitmaps) if options.version == Version::V3 => {
+            Some(measure_bitmaps(geometry, size, &bitmaps.list()?))
+        }
+        _ => None,
+    };
+    // As in QEMU, the clusters of the encryption header aren't counted in the refcounts.
+    let header = options.encryption_header().map_or(0, |place| place.length);
+    let header = geometry.clusters(header) * geometry.cluster_size();
+    let measured = measure(geometry, size, data)?;
+    Ok(Measured {
+        bitmaps,
+        required: measured.required.saturating_add(header),
+        fully_allocated: measured.fully_allocated.saturating_add(header),
+    })
+}
+
+/// Returns the options that affect the size, the geometry, and true if all clusters are allocated.
+fn measured_options(values: &Values) -> Result<(NewQcow2Options, Geometry, bool)> {
     let defaults = NewQcow2Options::new(0);
     let mut options = NewQcow2Options {
         cluster_size: values
@@ -66,35 +100,8 @@ pub(super) fn measure_contents(values: &Values, contents: &Contents<'_>) -> Resu
              (use compat=1.1 or greater)",
         ));
     }
-    // A value of `size` that is too large is refused, although the source or `--size` determines the size.
-    let size = values.number("size");
-    let size = size.and_then(|size| size.checked_next_multiple_of(geometry.cluster_size()));
-    measure(geometry, size.unwrap_or(0), 0)?;
-
-    let size = contents.size.next_multiple_of(SECTOR_SIZE);
-    let is_backed = values.text("backing_file").is_some();
-    let data = match contents.image {
-        _ if allocated => all(geometry, size),
-        None => 0,
-        // It is unknown which clusters the backing file has in common with the source.
-        Some(_) if is_backed => all(geometry, size),
-        Some(image) => stored(image, geometry)?,
-    };
-    let bitmaps = match contents.bitmaps {
-        Some(bitmaps) if version == Version::V3 => {
-            Some(measure_bitmaps(geometry, size, &bitmaps.list()?))
-        }
-        _ => None,
-    };
-    // As in QEMU, the clusters of the encryption header aren't counted in the refcounts.
-    let header = options.encryption_header().map_or(0, |place| place.length);
-    let header = geometry.clusters(header) * geometry.cluster_size();
-    let measured = measure(geometry, size, data)?;
-    Ok(Measured {
-        bitmaps,
-        required: measured.required.saturating_add(header),
-        fully_allocated: measured.fully_allocated.saturating_add(header),
-    })
+    options.version = version;
+    Ok((options, geometry, allocated))
 }
 
 /// Returns the size of a disk in bytes, rounded up to whole clusters.
