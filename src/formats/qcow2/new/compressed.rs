@@ -31,7 +31,7 @@ use crate::formats::qcow2::entries::{L2Entry, SubclusterBitmap};
 use crate::formats::qcow2::geometry::Geometry;
 use crate::formats::qcow2::header::Version;
 use crate::formats::reservation::{add_metadata, compression_mismatch};
-use crate::formats::{CompressedChunk, Reservation, Run};
+use crate::formats::{ChunkPart, CompressedChunk, Reservation, Run};
 use crate::units::{GuestOffset, HostOffset};
 
 /// The layout in which compressed clusters are contiguous, in the order of their data.
@@ -140,6 +140,26 @@ impl Space {
         Ok(start)
     }
 
+    /// Allocates space for a cluster of a chunk, and sets its L2 entry.
+    fn place_part(&mut self, guest: GuestOffset, part: &ChunkPart) -> Result<HostOffset> {
+        let length = part.stored.len() as u64;
+        let (host, entry, bitmap) = if part.compressed {
+            let host = self.place_compressed(length)?;
+            let entry = L2Entry::to_compressed(self.geometry, host, length);
+            let too_big = || Error::invalid("the image's file is too big");
+            // Compressed clusters have no subclusters, so the bitmap is empty.
+            let bitmap = SubclusterBitmap::default();
+            (host, entry.ok_or_else(too_big)?, bitmap)
+        } else {
+            let host = self.place_clusters(length)?;
+            let cluster = part.start..part.start + self.geometry.cluster_len();
+            let bitmap = bitmap(self.geometry, part.start, &[cluster], &[]);
+            (host, L2Entry::to_data(host), bitmap)
+        };
+        self.layout.set_entry(guest, entry, bitmap)?;
+        Ok(host)
+    }
+
     /// Returns true if the host cluster of the tail is the last allocated one.
     fn tail_is_last(&self) -> bool {
         let next = self.geometry.host_cluster(self.layout.next());
@@ -220,27 +240,7 @@ impl ImageLayout for CompressedLayout {
         let at = |start: usize| GuestOffset(guest.0 + start as u64);
         space.place_tables(starts.iter().map(|start| at(*start)))?;
         for part in &compressed.parts {
-            let length = part.stored.len() as u64;
-            let cluster = part.start..part.start + size;
-            let (host, entry, bitmap) = if part.compressed {
-                let host = space.place_compressed(length)?;
-                let entry = L2Entry::to_compressed(image.geometry, host, length);
-                let too_big = || Error::invalid("the image's file is too big");
-                // Compressed clusters have no subclusters, so the bitmap is empty.
-                (
-                    host,
-                    entry.ok_or_else(too_big)?,
-                    SubclusterBitmap::default(),
-                )
-            } else {
-                let host = space.place_clusters(length)?;
-                (
-                    host,
-                    L2Entry::to_data(host),
-                    bitmap(image.geometry, part.start, &[cluster], &[]),
-                )
-            };
-            space.layout.set_entry(at(part.start), entry, bitmap)?;
+            let host = space.place_part(at(part.start), part)?;
             match pieces.last_mut() {
                 Some((run, first)) if first.0 + run.len() as u64 == host.0 => {
                     run.end = part.stored.end;
@@ -300,7 +300,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::formats::ChunkPart;
     use crate::formats::qcow2::create_options::NewQcow2Options;
     use crate::storage::MemoryStorage;
 
