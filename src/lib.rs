@@ -88,6 +88,8 @@ pub mod convert;
 pub mod crypto;
 #[cfg_attr(not(any(clippy, internals)), doc(hidden))]
 pub mod error;
+#[cfg(test)]
+mod for_tests;
 #[cfg_attr(not(any(clippy, internals)), doc(hidden))]
 pub mod formats;
 mod library;

@@ -183,6 +183,7 @@ fn names_the_same(source: &Node<'_>, shown: &str, secrets: &Secrets) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::for_tests::RandomNumbers;
 
     /// Calls `look` with `rounds` texts, each a fuzz target's seed with a few changes.
     fn each_mutant(seeds: &[&str], rounds: usize, look: impl Fn(&str)) {
@@ -212,21 +213,9 @@ mod tests {
             "on",
             "help",
         ];
-        let mut state = 1_u64;
-        let mut random = |below: usize| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            usize::try_from(state >> 33).unwrap() % below
-        };
+        let mut random = RandomNumbers(1);
         for _ in 0..rounds {
-            let mut text: Vec<char> = seeds[random(seeds.len())].chars().collect();
-            for _ in 0..random(5) {
-                let start = random(text.len() + 1);
-                let end = (start + random(3) * random(8)).min(text.len());
-                text.splice(start..end, PIECES[random(PIECES.len())].chars());
-            }
-            look(&text.into_iter().collect::<String>());
+            look(&random.changed(seeds, &PIECES, 5));
         }
     }
 

@@ -155,25 +155,13 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::for_tests::run_alone;
 
-    /// The variable that makes the test enter the sandbox. The sandbox is for a whole process and for good, so the
-    /// test runs itself in a child process.
-    const INSIDE: &str = "COWHIDE_TEST_INSIDE_SANDBOX";
-
+    /// The sandbox is for a whole process and for good, so this test runs alone.
     #[test]
     fn inside_only_what_is_open_can_be_used() {
         let name = "commands::sandbox::tests::inside_only_what_is_open_can_be_used";
-        if std::env::var_os(INSIDE).is_some() {
-            return inside();
-        }
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args([name, "--exact", "--nocapture"])
-            .env(INSIDE, "1")
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(text.contains("1 passed"), "{text}");
+        run_alone(name, &[], inside);
     }
 
     fn inside() {

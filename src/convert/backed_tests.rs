@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::crypto::Backend;
+use crate::for_tests::RandomNumbers;
 use crate::formats::encryption::{Cipher, EncryptionFormat, LegacyAes};
 
 use crate::formats::qcow2::{
@@ -29,26 +30,10 @@ const DATA: ExtentKind = ExtentKind::Data(HostOffset(0));
 const ZERO: ExtentKind = ExtentKind::Zero { kept: None };
 const NOTHING: ExtentKind = ExtentKind::Unallocated { kept: None };
 
-struct RandomBytes(u64);
-
-impl RandomBytes {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % limit
-    }
-
-    fn fill(&mut self, bytes: &mut [u8]) {
-        bytes.fill_with(|| u8::try_from(self.below(255) + 1).unwrap());
-    }
-}
-
 impl Mosaic {
     /// Makes pieces of 512 bytes to 512 KiB over `backing`. Unallocated ones read as the backing file.
     fn new(backing: &[u8], seed: u64) -> Self {
-        let mut noise = RandomBytes(seed);
+        let mut noise = RandomNumbers(seed);
         let mut bytes = backing.to_vec();
         bytes.resize(SIZE, 0);
         let mut pieces = Vec::new();
@@ -268,7 +253,7 @@ fn assert_same(chain: &Chain, source: &Mosaic, unit: usize, leaves: bool, made: 
 #[test]
 fn a_disk_over_a_backing_file_comes_out_as_it_was() {
     let mut backing = vec![0; SIZE];
-    RandomBytes(1).fill(&mut backing);
+    RandomNumbers(1).fill(&mut backing);
     let source = Mosaic::new(&backing, 2);
     for kind in kinds() {
         let unit = unit_of(&kind);
@@ -305,7 +290,7 @@ fn a_disk_over_a_backing_file_comes_out_as_it_was() {
 #[test]
 fn chunks_without_data_leave_what_is_left_in_each_of_their_blocks() {
     let mut backing = vec![0; (8 << 20) + 1536];
-    RandomBytes(5).fill(&mut backing);
+    RandomNumbers(5).fill(&mut backing);
     let source = Mosaic::without_data(&backing);
     let settings = Settings {
         leave_unallocated: true,
@@ -325,7 +310,7 @@ fn chunks_without_data_leave_what_is_left_in_each_of_their_blocks() {
 #[test]
 fn nothing_old_shows_through_on_devices() {
     let mut backing = vec![0; SIZE];
-    RandomBytes(3).fill(&mut backing);
+    RandomNumbers(3).fill(&mut backing);
     let source = Mosaic::new(&backing, 4);
     let settings = Settings {
         leave_unallocated: true,

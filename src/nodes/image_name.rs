@@ -119,6 +119,7 @@ mod tests {
 
     use super::*;
     use crate::crypto::Secret;
+    use crate::for_tests::RandomNumbers;
     use crate::formats::Format;
 
     const QUIET: Warn = |_, _| ();
@@ -219,22 +220,10 @@ mod tests {
         ];
         let mut secrets = Secrets::default();
         secrets.insert("s".to_owned(), Secret::new(b"abc".to_vec()));
-        let mut state = 1_u64;
-        let mut random = |below: usize| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            usize::try_from(state >> 33).unwrap() % below
-        };
+        let mut random = RandomNumbers(1);
         let (mut read, mut refused) = (0, 0);
         for _ in 0..30_000 {
-            let mut text: Vec<char> = SEEDS[random(SEEDS.len())].chars().collect();
-            for _ in 0..random(4) {
-                let start = random(text.len() + 1);
-                let end = (start + random(3) * random(8)).min(text.len());
-                text.splice(start..end, PIECES[random(PIECES.len())].chars());
-            }
-            let text: String = text.into_iter().collect();
+            let text = random.changed(&SEEDS, &PIECES, 4);
             for result in [
                 by_name(OsStr::new(&text), None, &secrets, QUIET),
                 by_options(OsStr::new(&text), &secrets, QUIET),

@@ -273,6 +273,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::for_tests::run_alone;
     use crate::storage::{Fault, MemoryStorage, Operation, Slowness};
 
     const SIZE: usize = 64 << 10;
@@ -338,25 +339,13 @@ mod tests {
         assert_eq!(storage.most_in_flight(), 1);
     }
 
-    /// A limit is for a whole process and can't be raised again, so the test runs itself in a child process.
-    const INSIDE: &str = "COWHIDE_TEST_LITTLE_MEMORY";
-
+    /// A limit is for a whole process and can't be raised again, so this test runs alone.
     #[test]
     fn threads_leave_memory_for_the_work() {
+        // A thread must have no arena of its own, in which it could find memory although none is left.
+        let variables = [("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")];
         let name = "storage::parallel::tests::threads_leave_memory_for_the_work";
-        if std::env::var_os(INSIDE).is_some() {
-            return with_little_memory();
-        }
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([name, "--exact", "--nocapture"])
-            .env(INSIDE, "1")
-            // A thread must have no arena of its own, in which it could find memory although none is left.
-            .env("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(text.contains("1 passed"), "{text}");
+        run_alone(name, &variables, with_little_memory);
     }
 
     fn with_little_memory() {

@@ -4,6 +4,7 @@ use clap::{ArgAction, CommandFactory as _};
 
 use super::super::args::Cli;
 use super::*;
+use crate::for_tests::RandomNumbers;
 
 fn definition() -> Command {
     let mut definition = Cli::command();
@@ -366,17 +367,11 @@ fn random_command_lines_are_read_as_the_model_reads_them() {
         "y=1",
     ];
     let program = random_program();
-    let mut state = 20_261_123_u64;
-    let mut random = |below: usize| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(state >> 33).unwrap() % below
-    };
+    let mut random = RandomNumbers(20_261_123);
     let (mut read, mut refused) = (0, 0);
     for _ in 0..20_000 {
-        let words: Vec<String> = (0..random(7))
-            .map(|_| PIECES[random(PIECES.len())].to_owned())
+        let words: Vec<String> = (0..random.below(7))
+            .map(|_| random.one_of(&PIECES).to_owned())
             .collect();
         let line: Vec<OsString> = ["x", "go"]
             .into_iter()
