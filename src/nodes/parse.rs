@@ -46,20 +46,7 @@ pub(super) fn image<'a>(
     refuse_repeated_names(&tree)?;
     let driver = driver(&mut tree);
     if let Some(driver) = driver.as_deref().and_then(Protocol::from_name) {
-        let file = protocol(tree, driver)?;
-        let source = Node {
-            sharing: file.common.sharing,
-            is_read_only: file.common.is_read_only,
-            protocol: Some(file.protocol),
-            protocol_options: file.options,
-            is_bare: true,
-            needs_direct: file.common.needs_direct(),
-            ..Node::plain(file.path, name.to_owned(), Some(Format::RAW))
-        };
-        return Ok(Parsed {
-            source,
-            shown: Shown::Plain(file.filename),
-        });
+        return Ok(without_format(protocol(tree, driver)?, name));
     }
     let format = driver.as_deref().map(known_format).transpose()?;
     if format.is_none() && !tree.has("file") {
@@ -81,26 +68,7 @@ pub(super) fn image<'a>(
     };
     let known: Vec<Format> = format.map_or_else(|| FORMATS.to_vec(), |format| vec![format]);
     let mut options = Map::new();
-    for role in known.iter().flat_map(|format| format.roles()).copied() {
-        if let Some((role, path, shown)) = other_file(&mut tree, role, secrets, warn)? {
-            if known
-                .iter()
-                .any(|format| format.shown_options().contains(&&*role))
-            {
-                options.insert(role.clone(), shown);
-            }
-            source.others.push((role, path));
-        }
-    }
-    for list in known.iter().flat_map(|format| format.list_roles()) {
-        let roles = (0..).map(|number| format!("{list}.{number}"));
-        for role in roles.take_while(|role| tree.has(role)).collect::<Vec<_>>() {
-            let file = other_file(&mut tree, &role, secrets, warn)?;
-            source
-                .others
-                .extend(file.map(|(role, path, _)| (role, path)));
-        }
-    }
+    source.others = other_files(&mut tree, &known, secrets, warn, &mut options)?;
     if known.iter().any(|format| format.capabilities().backing) {
         source.below = below(&mut tree, secrets, warn)?;
     }
@@ -130,6 +98,51 @@ pub(super) fn image<'a>(
         Shown::Json(options.into())
     };
     Ok(Parsed { source, shown })
+}
+
+/// Returns the node of a file that options named without any format.
+fn without_format<'a>(file: Holder<'a>, name: &str) -> Parsed<'a> {
+    Parsed {
+        source: Node {
+            sharing: file.common.sharing,
+            is_read_only: file.common.is_read_only,
+            protocol: Some(file.protocol),
+            protocol_options: file.options,
+            is_bare: true,
+            needs_direct: file.common.needs_direct(),
+            ..Node::plain(file.path, name.to_owned(), Some(Format::RAW))
+        },
+        shown: Shown::Plain(file.filename),
+    }
+}
+
+/// Parses the nodes of other files with parts of the image, for each role that the possible formats `known` have. Adds
+/// those that reports show to `shown`.
+fn other_files(
+    tree: &mut Tree,
+    known: &[Format],
+    secrets: &Secrets,
+    warn: Warn,
+    shown: &mut Map<String, serde_json::Value>,
+) -> Result<Vec<(String, PathBuf)>> {
+    let mut others = Vec::new();
+    for role in known.iter().flat_map(|format| format.roles()).copied() {
+        if let Some((role, path, node)) = other_file(tree, role, secrets, warn)? {
+            let shows = |format: &Format| format.shown_options().contains(&&*role);
+            if known.iter().any(shows) {
+                shown.insert(role.clone(), node);
+            }
+            others.push((role, path));
+        }
+    }
+    for list in known.iter().flat_map(|format| format.list_roles()) {
+        let roles = (0..).map(|number| format!("{list}.{number}"));
+        for role in roles.take_while(|role| tree.has(role)).collect::<Vec<_>>() {
+            let file = other_file(tree, &role, secrets, warn)?;
+            others.extend(file.map(|(role, path, _)| (role, path)));
+        }
+    }
+    Ok(others)
 }
 
 /// Parses the node of another file with a part of the image. Returns its role, its path, and the node as reports show
