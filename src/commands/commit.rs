@@ -88,20 +88,7 @@ pub fn run(
     let source = source(&top, between.as_ref())?;
     let failed = |error: Error| error.context("Block job failed");
     if target.image.size() < source.size() {
-        let resize = Resize {
-            size: source.size(),
-            preallocation: Preallocation::Off,
-        };
-        let resized = target.image.resize(target.parts.clone(), resize);
-        let resized = resized.map_err(|error| match error.kind() {
-            ErrorKind::Unsupported => Error::unsupported("Operation not supported"),
-            _ => error,
-        });
-        let old = target.image.size();
-        let zeroed = resized
-            .and_then(|()| target.reload())
-            .and_then(|()| write_zeroes_from(old, &target));
-        zeroed.map_err(failed)?;
+        grow(&mut target, source.size()).map_err(failed)?;
     }
     // The blocks of images in between stay theirs, and so do those of one that isn't emptied.
     let source_goes = between.is_none() && !plan.keeps;
@@ -200,6 +187,22 @@ fn source(top: &WritableFile<'_>, between: Option<&Disk>) -> Result<Chain> {
     })?;
     let below = between.map(|between| Arc::clone(&between.image) as Arc<dyn Image>);
     Ok(Chain::new(image, below.into_iter().collect()))
+}
+
+/// Grows a disk to `size` bytes. What is new reads as zeroes.
+fn grow(target: &mut WritableFile<'_>, size: u64) -> Result<()> {
+    let old = target.image.size();
+    let resize = Resize {
+        size,
+        preallocation: Preallocation::Off,
+    };
+    let resized = target.image.resize(target.parts.clone(), resize);
+    resized.map_err(|error| match error.kind() {
+        ErrorKind::Unsupported => Error::unsupported("Operation not supported"),
+        _ => error,
+    })?;
+    target.reload()?;
+    write_zeroes_from(old, target)
 }
 
 /// Writes zeroes beyond the `old` size of a grown disk in bytes, where it doesn't read as zeroes. That is so for

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::backing::Base;
+use super::bitmaps::CopiedBitmaps;
 use super::target::Written;
 use super::{Passwords, Purpose, Target, bitmaps, plausible};
 use crate::convert::compare::{Side, first_difference};
@@ -107,15 +108,7 @@ pub fn run(
         ));
     }
     let Sources(opened) = sources;
-    let taken = match (plan.bitmaps, opened.as_slice()) {
-        (BitmapCopies::Leave, _) => None,
-        (wanted, [only]) => Some(bitmaps::find(only, wanted == BitmapCopies::Consistent)?),
-        _ => {
-            return Err(Error::invalid(
-                "Copying bitmaps only possible with single source",
-            ));
-        }
-    };
+    let taken = bitmaps_to_copy(plan.bitmaps, opened)?;
     let files: Vec<&dyn Storage> = opened.iter().flat_map(Disk::files).collect();
     if plan.checksum.is_some() && settings.leave_unallocated {
         return Err(Error::invalid(
@@ -154,18 +147,19 @@ pub fn run(
     let layers = opened.iter().flat_map(|source| &source.layers);
     let read_encryption = layers.filter_map(|layer| layer.image.encryption()).next();
     let encryption = [read_encryption, open.encryption];
+    let copy = |image: &dyn Image, leave_unallocated| {
+        let settings = Settings {
+            leave_unallocated,
+            ..*settings
+        };
+        convert::copy_and_hash(image, new, settings, plan.checksum, observer)
+    };
     let copied = match opened.as_slice() {
         [only] if settings.leave_unallocated && leaves_something(only, target, new) => {
             let image = only_stored(only, target, base.as_ref(), open.below, passwords)?;
-            convert::copy_and_hash(&image, new, *settings, plan.checksum, observer)?
+            copy(&image, true)?
         }
-        _ => {
-            let settings = Settings {
-                leave_unallocated: false,
-                ..*settings
-            };
-            convert::copy_and_hash(image, new, settings, plan.checksum, observer)?
-        }
+        _ => copy(image, false)?,
     };
     let written = open.written();
     if let Some(taken) = &taken {
@@ -184,6 +178,17 @@ pub fn run(
         digest: copied.digest,
         skipped_bitmaps: taken.map_or_else(Vec::new, |taken| taken.skipped),
     })
+}
+
+/// Returns the bitmaps of the sources that are to be copied.
+fn bitmaps_to_copy(wanted: BitmapCopies, sources: &[Disk]) -> Result<Option<CopiedBitmaps>> {
+    match (wanted, sources) {
+        (BitmapCopies::Leave, _) => Ok(None),
+        (wanted, [only]) => bitmaps::find(only, wanted == BitmapCopies::Consistent).map(Some),
+        _ => Err(Error::invalid(
+            "Copying bitmaps only possible with single source",
+        )),
+    }
 }
 
 /// Returns the part of a disk that the top image of a source stores. The rest is left to the target's backing file.
