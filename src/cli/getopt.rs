@@ -13,6 +13,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::slice::Iter;
 
 use clap::{Arg, Command};
 
@@ -87,32 +88,11 @@ pub(super) fn normalise<E: From<Mistake>>(
 ) -> Result<Call, E> {
     let mut words = arguments.iter();
     let mut run: Vec<OsString> = words.next().into_iter().cloned().collect();
-    let globals = Grammar::of(program);
     let globally = |wrong: Wrong| wrong.in_subcommand(None);
-    // The options before the subcommand end at the first word that isn't an option.
-    let name = loop {
-        let Some(word) = words.next() else {
-            return Ok(Call::Run(run, None));
-        };
-        if word == "--" {
-            match words.next() {
-                Some(word) => break word,
-                None => return Ok(Call::Run(run, None)),
-            }
-        }
-        if !is_option(word) {
-            break word;
-        }
-        let mut found = Vec::new();
-        let outcome = globals.read(word, &mut words, &mut found);
-        for option in found {
-            match option.id() {
-                "help" => return Ok(Call::Help(None)),
-                "version" => return Ok(Call::Version),
-                _ => run.push(option.canonical()),
-            }
-        }
-        outcome.map_err(globally)?;
+    let name = match subcommand_word(program, &mut words, &mut run).map_err(globally)? {
+        Start::Subcommand(name) => name,
+        Start::Nothing => return Ok(Call::Run(run, None)),
+        Start::Other(call) => return Ok(call),
     };
     let Some(command) = name.to_str().and_then(|name| program.find_subcommand(name)) else {
         let name = name.to_string_lossy();
@@ -156,6 +136,43 @@ pub(super) fn normalise<E: From<Mistake>>(
     run.push("--".into());
     run.append(&mut operands);
     Ok(Call::Run(run, Some(name.to_owned())))
+}
+
+/// What follows the options before the subcommand.
+enum Start<'a> {
+    /// The word in the place of a subcommand.
+    Subcommand(&'a OsString),
+    /// The end of the command line.
+    Nothing,
+    /// An option that asks for something else.
+    Other(Call),
+}
+
+/// Adds the options before the subcommand to `run`, in normal form. They end at the first word that isn't an option.
+fn subcommand_word<'a>(
+    program: &Command,
+    words: &mut Iter<'a, OsString>,
+    run: &mut Vec<OsString>,
+) -> Result<Start<'a>, Wrong> {
+    let globals = Grammar::of(program);
+    let start = |word: Option<&'a OsString>| word.map_or(Start::Nothing, Start::Subcommand);
+    loop {
+        let word = match words.next() {
+            Some(word) if word == "--" => return Ok(start(words.next())),
+            Some(word) if is_option(word) => word,
+            other => return Ok(start(other)),
+        };
+        let mut found = Vec::new();
+        let outcome = globals.read(word, words, &mut found);
+        for option in found {
+            match option.id() {
+                "help" => return Ok(Start::Other(Call::Help(None))),
+                "version" => return Ok(Start::Other(Call::Version)),
+                _ => run.push(option.canonical()),
+            }
+        }
+        outcome?;
+    }
 }
 
 /// Returns true if a word is one or several options: it starts with `-` and isn't only that.
