@@ -59,6 +59,7 @@ use self::messages::{
     called, complain, complain_of, complain_of_misuse, program, warn, warn_of_short, warn_with_help,
 };
 use self::standard_output::{print, print_bytes, stdout, writing};
+use crate::crypto::Secrets;
 use crate::options::list;
 
 /// Runs the program with the given arguments (the first is its name) and returns its exit status.
@@ -76,18 +77,13 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     if let Some(status) = completions::answer(&arguments) {
         return status;
     }
-    let all = || {
-        let mut all = Cli::command();
-        all.build();
-        all
-    };
     let first = arguments.get(1).and_then(|word| word.to_str());
     let definition = match first.and_then(Cli::of_one_subcommand) {
         Some(mut definition) => {
             definition.build();
             definition
         }
-        None => all(),
+        None => definition_of_all(),
     };
     let mut reading = Reading::default();
     let read = getopt::normalise(&definition, &arguments, |subcommand, option, value| {
@@ -96,33 +92,15 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let secrets = &reading.secrets;
     let (arguments, subcommand) = match read {
         Ok(Call::Run(arguments, subcommand)) => (arguments, subcommand),
-        Ok(Call::Help(subcommand)) => {
-            let text = match subcommand {
-                None => help::page(&all(), program()),
-                Some(name) => help::subcommand(&all(), &name, program()),
-            };
-            return finish(print(&text).map(|()| ExitCode::SUCCESS), None);
+        Ok(Call::Help(None)) => return inform(&help::page(&definition_of_all(), program())),
+        Ok(Call::Help(Some(name))) => {
+            return inform(&help::subcommand(&definition_of_all(), &name, program()));
         }
         Ok(Call::LongHelp(name)) => {
-            let text = help::with_examples(&all(), &name, program());
-            return finish(print(&text).map(|()| ExitCode::SUCCESS), None);
+            return inform(&help::with_examples(&definition_of_all(), &name, program()));
         }
-        Ok(Call::Version) => {
-            let version = help::version(program());
-            return finish(print(&version).map(|()| ExitCode::SUCCESS), None);
-        }
-        Err(Stop::Mistake(mistake)) => {
-            let help = mistake.help.as_deref();
-            return misused(mistake.subcommand.as_deref(), &mistake.message, help);
-        }
-        Err(Stop::Helped) => return ExitCode::SUCCESS,
-        Err(Stop::Refused(failure, subcommand, option)) => {
-            let status = finish(Err(failure), Some(&subcommand));
-            return match (subcommand.as_str(), option.as_str()) {
-                ("compare", "object") => ExitCode::from(compare::NOT_OPENED),
-                _ => status,
-            };
-        }
+        Ok(Call::Version) => return inform(&help::version(program())),
+        Err(stop) => return stopped(stop),
     };
     let subcommand = subcommand.as_deref();
     let parsed = definition.try_get_matches_from(arguments);
@@ -135,7 +113,41 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     if cli.globals.trace.iter().any(list::asks_for_help) {
         return ExitCode::SUCCESS;
     }
-    let done = match cli.command {
+    finish(execute(cli.command, secrets), subcommand)
+}
+
+fn definition_of_all() -> clap::Command {
+    let mut all = Cli::command();
+    all.build();
+    all
+}
+
+/// Prints a text that was asked for instead of a subcommand.
+fn inform(text: &str) -> ExitCode {
+    finish(print(text).map(|()| ExitCode::SUCCESS), None)
+}
+
+/// Reports why a command line isn't carried out.
+fn stopped(stop: Stop) -> ExitCode {
+    match stop {
+        Stop::Mistake(mistake) => {
+            let help = mistake.help.as_deref();
+            misused(mistake.subcommand.as_deref(), &mistake.message, help)
+        }
+        Stop::Helped => ExitCode::SUCCESS,
+        Stop::Refused(failure, subcommand, option) => {
+            let status = finish(Err(failure), Some(&subcommand));
+            match (subcommand.as_str(), option.as_str()) {
+                ("compare", "object") => ExitCode::from(compare::NOT_OPENED),
+                _ => status,
+            }
+        }
+    }
+}
+
+/// Runs a subcommand.
+fn execute(command: Option<Command>, secrets: &Secrets) -> Done {
+    match command {
         None => Err(Failure::Usage("Not enough arguments".into())),
         Some(Command::Create(args)) => create::run(&args, secrets),
         Some(Command::Convert(args)) => convert::run(&args, secrets),
@@ -156,8 +168,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Snapshot(args)) => snapshot::run(&args, secrets),
         Some(Command::Resize(args)) => resize::run(&args, secrets),
         Some(Command::Speed(args)) => speed::run(&args),
-    };
-    finish(done, subcommand)
+    }
 }
 
 /// Reports a syntax error of the command line, with the prefix of getopt. `help` is a line that follows it.
