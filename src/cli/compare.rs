@@ -8,7 +8,7 @@ use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, complain, complain_of, print, program};
 use crate::commands::{Sharing, compare};
-use crate::convert::compare::Difference;
+use crate::convert::compare::{Comparison, Difference};
 use crate::crypto::Secrets;
 
 /// The exit statuses of `qemu-img compare`, from its manual.
@@ -52,37 +52,7 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
             return failed(NOT_OPENED, failure);
         }
     };
-    let mut text = String::new();
-    if outcome.longer {
-        text += "Warning: Image size mismatch!\n";
-    }
-    let status = match outcome.finding {
-        Difference::Same => {
-            text += "Images are identical.\n";
-            0
-        }
-        Difference::Content(offset) => {
-            text += &format!("Content mismatch at offset {}!\n", offset.0);
-            DIFFERENT
-        }
-        Difference::Size => {
-            text += "Strict mode: Image size mismatch!\n";
-            DIFFERENT
-        }
-        Difference::Status(offset) => {
-            let offset = offset.0;
-            text += &format!("Strict mode: Offset {offset} block status mismatch!\n");
-            DIFFERENT
-        }
-        Difference::NoStatus(error) => {
-            complain(&format!("{}: {error}", program()));
-            NO_STATUS
-        }
-        Difference::NoData(error) => {
-            complain(&format!("{}: {error}", program()));
-            NO_DATA
-        }
-    };
+    let (text, status) = report(&outcome);
     let printed = match args.common.quiet {
         true => Ok(()),
         false => print(&text),
@@ -92,6 +62,36 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
         Ok(()) => Ok(ExitCode::from(status)),
         Err(failure) => failed(status.max(NOT_PRINTED), failure),
     }
+}
+
+/// Returns the text to print and the exit status. Prints an error that prevented comparing.
+fn report(outcome: &Comparison) -> (String, u8) {
+    let (text, status) = match &outcome.finding {
+        Difference::Same => ("Images are identical.\n".to_owned(), 0),
+        Difference::Content(offset) => (
+            format!("Content mismatch at offset {}!\n", offset.0),
+            DIFFERENT,
+        ),
+        Difference::Size => ("Strict mode: Image size mismatch!\n".to_owned(), DIFFERENT),
+        Difference::Status(offset) => {
+            let offset = offset.0;
+            let text = format!("Strict mode: Offset {offset} block status mismatch!\n");
+            (text, DIFFERENT)
+        }
+        Difference::NoStatus(error) => {
+            complain(&format!("{}: {error}", program()));
+            (String::new(), NO_STATUS)
+        }
+        Difference::NoData(error) => {
+            complain(&format!("{}: {error}", program()));
+            (String::new(), NO_DATA)
+        }
+    };
+    let warning = match outcome.longer {
+        true => "Warning: Image size mismatch!\n",
+        false => "",
+    };
+    (format!("{warning}{text}"), status)
 }
 
 /// Reports an error and ends with `status`.

@@ -13,7 +13,7 @@ use super::operands::{self, cache, existing_target, source, target, target_optio
 use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, complain_of, print, print_bytes, render, warn};
-use crate::commands::convert::{BitmapCopies, Sources};
+use crate::commands::convert::{BitmapCopies, Converted, Sources};
 use crate::commands::{self, Driver, Sharing, Target};
 use crate::convert::{MOST_WORKERS, Reflink, Settings};
 use crate::crypto::Secrets;
@@ -30,14 +30,7 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
     let settings = settings(args)?;
     let checksum = args.checksum.as_deref().map(algorithm).transpose()?;
     check_existing(args)?;
-    let bitmaps = match (args.bitmaps, args.skip_broken_bitmaps) {
-        (false, false) => BitmapCopies::Leave,
-        (true, false) => BitmapCopies::All,
-        (true, true) => BitmapCopies::Consistent,
-        (false, true) => {
-            return Err(anyhow!("Use of --skip-broken-bitmaps requires --bitmaps").into());
-        }
-    };
+    let bitmaps = bitmap_copies(args)?;
     let name = args.operands.last().map(OsString::as_os_str);
     if operands::helped(args.target_format(), name, &args.target_options)? {
         return Ok(ExitCode::SUCCESS);
@@ -75,20 +68,33 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
         return Ok(ExitCode::SUCCESS);
     }
     progress.begin();
-    let converted = || {
-        Ok(commands::convert::run(
-            &open()?,
-            target_passwords,
-            &progress,
-        )?)
-    };
-    let converted: Result<_, Failure> = converted();
+    let converted =
+        open().and_then(|plan| Ok(commands::convert::run(&plan, target_passwords, &progress)?));
     progress.end();
     let converted = converted?;
+    report(args, to, &converted)?;
+    progress.converted(&converted);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the treatment of the source's persistent bitmaps.
+fn bitmap_copies(args: &ConvertArgs) -> Result<BitmapCopies, Failure> {
+    Ok(match (args.bitmaps, args.skip_broken_bitmaps) {
+        (false, false) => BitmapCopies::Leave,
+        (true, false) => BitmapCopies::All,
+        (true, true) => BitmapCopies::Consistent,
+        (false, true) => {
+            return Err(anyhow!("Use of --skip-broken-bitmaps requires --bitmaps").into());
+        }
+    })
+}
+
+/// Prints what a conversion into the image `to` skipped, and what else was wanted of it.
+fn report(args: &ConvertArgs, to: &OsStr, converted: &Converted) -> Result<(), Failure> {
     for name in &converted.skipped_bitmaps {
         warn(&format!("Skipping inconsistent bitmap '{name}'"));
     }
-    if args.verify && !quiet {
+    if args.verify && !args.common.quiet {
         let size = converted.size;
         print(&format!(
             "Verified: the target holds the same {size} bytes as the source.\n"
@@ -97,8 +103,7 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
     if let Some(digest) = &converted.digest {
         print_bytes(&checksum_line(digest, to))?;
     }
-    progress.converted(&converted);
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Opens the images to be converted.
