@@ -435,7 +435,8 @@ pub enum Event<'a> {
     Found(&'a Finding),
     /// A finding that is being repaired.
     Repairing(&'a Finding),
-    /// The refcount structures would have to be rebuilt, which [`Repair::Leaks`] doesn't do.
+    /// The refcount structures would have to be rebuilt, which
+    /// [`Repair::Leaks`](crate::formats::check::Repair::Leaks) doesn't do.
     NeedRebuild,
     /// The refcount structures are being rebuilt.
     Rebuilding,
