@@ -43,8 +43,8 @@ impl OpenOptions {
         self
     }
 
-    /// Sets the password of every encrypted image that is opened. The process leaves no core dump from then on, and
-    /// the password is wiped when the options are dropped.
+    /// Sets the password of every encrypted image that is opened. It is kept out of swap and of core dumps, and is
+    /// wiped when the options are dropped.
     #[must_use]
     pub fn password(mut self, password: impl Into<Vec<u8>>) -> Self {
         self.password = Some(Secret::new(password.into()));
