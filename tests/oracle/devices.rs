@@ -2,13 +2,14 @@
 //! kernel that has them. Without these the tests are listed as ignored.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use libtest_mimic::Trial;
 
-use crate::common::{Noise, Ran, qemu_io, run, write_disk};
+use crate::common::{Noise, Ran, run, write_disk};
 use crate::tools::{ours, qemu_img, same_answer};
 use crate::trial;
 
@@ -187,6 +188,13 @@ fn devices() {
     ours("compare -q DEVICE disk.raw").ok();
 }
 
+/// Writes to a device, whose file has the bytes then. Closing alone doesn't suffice while others have the device open.
+fn fill(device: &Device, bytes: &[u8]) {
+    let mut file = fs::File::options().write(true).open(&device.0).unwrap();
+    file.write_all(bytes).unwrap();
+    file.sync_all().unwrap();
+}
+
 /// Returns the space that a file takes, in bytes.
 fn taken(file: &Path) -> u64 {
     // Without a flush, delayed allocation may report less.
@@ -215,8 +223,7 @@ fn thin() {
         ("-S 0 -O raw", "raw"),
         ("-S 0 -n -O raw", "raw"),
     ] {
-        fs::write(&device.0, &old).unwrap();
-        qemu_io(folder, "raw", &device.0, &["flush"]);
+        fill(&device, &old);
         assert!(taken(&file) >= SIZE, "{options}");
         let line = format!("convert -t writeback {options} disk.raw {}", device.0);
         ours(folder, &line.split(' ').collect::<Vec<_>>()).ok();
@@ -253,8 +260,7 @@ fn big_blocks() {
     fs::write(&file, &old).unwrap();
     let device = Device::with_blocks(&file, 4096).unwrap();
     for options in ["-n", ""] {
-        fs::write(&device.0, &old).unwrap();
-        qemu_io(folder, "raw", &device.0, &["flush"]);
+        fill(&device, &old);
         let line = format!(
             "convert -t writeback {options} -O raw disk.raw {}",
             device.0
