@@ -11,6 +11,7 @@
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::buffer::Buffer;
 use super::chunks::{BLOCK_SIZE, Chunk, Chunks, Wanted};
@@ -22,6 +23,9 @@ use super::zero::is_zero;
 use crate::error::{Error, Result};
 use crate::formats::{Chain, Extent, ExtentKind, Image, PlainPlace, SharedSpace, WritableImage};
 use crate::units::{GuestOffset, HostOffset};
+
+/// The length of the start of a unit that is read first, in bytes.
+const FIRST_LOOK: usize = 4096;
 
 /// The overlay of a rebase, and its backing chains.
 pub struct Rebase<'a> {
@@ -50,6 +54,8 @@ pub fn rebase(rebase: &Rebase<'_>, workers: NonZeroUsize, observer: &dyn Observe
         rebase,
         observer,
         reached: Reached::default(),
+        block,
+        looks_first: AtomicBool::new(false),
     };
     parallel_read_chunks(&changing, chunks, block, workers, &filling)
 }
@@ -97,6 +103,24 @@ fn extent_below(
 fn is_zero_below(chain: Option<&Chain>, offset: GuestOffset, length: usize) -> Result<bool> {
     let below = extent_below(chain, 0, offset, length as u64)?;
     Ok(below.is_zero && below.length >= length as u64)
+}
+
+/// Returns true if a chain doesn't read as `old` at `guest`. `new` is a buffer of the same length, of which the start
+/// is read first.
+fn differs_below(
+    chain: Option<&Chain>,
+    guest: GuestOffset,
+    old: &[u8],
+    new: &mut [u8],
+) -> Result<bool> {
+    let look = FIRST_LOOK.min(new.len());
+    let (first, rest) = new.split_at_mut(look);
+    read_below(chain, guest, first)?;
+    if !old.starts_with(first) {
+        return Ok(true);
+    }
+    read_below(chain, GuestOffset(guest.0 + look as u64), rest)?;
+    Ok(!old.ends_with(rest))
 }
 
 /// Reads from a backing chain. Beyond its end there are zeroes.
@@ -172,15 +196,15 @@ struct RebasePass<'a> {
     rebase: &'a Rebase<'a>,
     observer: &'a dyn Observer,
     reached: Reached,
+    /// The length of a chunk in bytes while requests don't wait.
+    block: usize,
+    /// True if all units of the last run differed, so that the start of a unit probably tells of the next one.
+    looks_first: AtomicBool,
 }
 
 impl ReadStep for RebasePass<'_> {
     fn step(&self, chunk: &Chunk, [old, new]: &mut [Buffer; 2], read: &dyn Fn()) -> Result<bool> {
-        let Rebase {
-            old: old_chain,
-            new: new_chain,
-            ..
-        } = self.rebase;
+        let old_chain = self.rebase.old.as_deref();
         for run in &chunk.data {
             let start = GuestOffset(chunk.guest.0 + run.start as u64);
             let (old, new) = (old.get(run.len()), new.get(run.len()));
@@ -188,16 +212,10 @@ impl ReadStep for RebasePass<'_> {
                 let what = format!("error while reading from {which} backing file at byte {start}");
                 error.context(what)
             };
-            read_below(old_chain.as_deref(), start, old).map_err(|error| failed("old", error))?;
-            let new = match is_zero_below(new_chain.as_deref(), start, run.len())? {
-                true => None,
-                false => {
-                    let read = read_below(new_chain.as_deref(), start, new);
-                    read.map_err(|error| failed("new", error))?;
-                    Some(&*new)
-                }
-            };
-            self.fill(start, old, new)
+            read_below(old_chain, start, old).map_err(|error| failed("old", error))?;
+            let differs = self.differing(start, old, new, chunk.length <= self.block);
+            let differs = differs.map_err(|error| failed("new", error))?;
+            self.fill(start, old, &differs)
                 .map_err(|error| error.context("Error while writing to COW image"))?;
         }
         read();
@@ -225,20 +243,49 @@ enum Fill {
 }
 
 impl RebasePass<'_> {
-    /// Writes the units that differ of a run at `start`, which the backing chains read as `old` and `new`; `None` is
-    /// zeroes.
-    fn fill(&self, start: GuestOffset, old: &[u8], new: Option<&[u8]>) -> Result<()> {
+    /// Returns true for each unit of a run at `start` that the new backing chain doesn't read as `old`. `new` is a
+    /// buffer for it. If requests don't wait, the start of a unit is read first where that probably suffices.
+    fn differing(
+        &self,
+        start: GuestOffset,
+        old: &[u8],
+        new: &mut [u8],
+        answers_at_once: bool,
+    ) -> Result<Vec<bool>> {
+        let chain = self.rebase.new.as_deref();
+        let unit = self.rebase.overlay.zero_unit().max(1);
+        if is_zero_below(chain, start, old.len())? {
+            return Ok(old.chunks(unit).map(|old| !is_zero(old)).collect());
+        }
+        let looks_first = answers_at_once && unit >= 4 * FIRST_LOOK;
+        let differs: Vec<bool> = if looks_first && self.looks_first.load(Ordering::Relaxed) {
+            let units = old.chunks(unit).zip(new.chunks_mut(unit)).enumerate();
+            let guest = |index: usize| GuestOffset(start.0 + (index * unit) as u64);
+            let differs =
+                units.map(|(index, (old, new))| differs_below(chain, guest(index), old, new));
+            differs.collect::<Result<_>>()?
+        } else {
+            read_below(chain, start, new)?;
+            let units = old.chunks(unit).zip(new.chunks(unit));
+            units.map(|(old, new)| old != new).collect()
+        };
+        let all = differs.iter().all(|differs| *differs);
+        self.looks_first.store(all, Ordering::Relaxed);
+        Ok(differs)
+    }
+
+    /// Writes the units of a run at `start` that differ. The old backing chain reads as `old`.
+    fn fill(&self, start: GuestOffset, old: &[u8], differs: &[bool]) -> Result<()> {
         let unit = self.rebase.overlay.zero_unit().max(1);
         let stores_zeroes = self.rebase.overlay.stores_zeroes();
-        let fills = old.chunks(unit).enumerate().map(|(index, old)| {
-            let new = new.map(|new| new.chunks(unit).nth(index).unwrap_or_default());
-            match new {
-                Some(new) if old == new => Fill::Leave,
-                None if is_zero(old) => Fill::Leave,
-                Some(_) if stores_zeroes && is_zero(old) => Fill::Zeroes,
-                _ => Fill::Data,
-            }
-        });
+        let fills = old
+            .chunks(unit)
+            .zip(differs)
+            .map(|(old, differs)| match differs {
+                false => Fill::Leave,
+                true if stores_zeroes && is_zero(old) => Fill::Zeroes,
+                true => Fill::Data,
+            });
         let mut parts: Vec<(Fill, Range<usize>)> = Vec::new();
         let mut at = 0;
         for fill in fills {
