@@ -10,9 +10,6 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
 
-/// The most bytes that are in memory at once while data is copied from another file.
-const COPIED_AT_ONCE: usize = 1 << 20;
-
 /// A disk image open for reading.
 pub trait Image: Send + Sync {
     /// Returns the size of the virtual disk in bytes, a multiple of 512.
@@ -165,10 +162,11 @@ pub trait WritableImage: Image {
     }
 
     /// Writes `length` bytes of `source`, from `source_offset` on, as [`write_at`](Self::write_at) does. In the `space`
-    /// that may, blocks are shared with `source` instead. Returns the number of bytes that are.
+    /// that may, blocks are shared with `source` instead. Returns the number of bytes that are. It is for images and
+    /// sources for which [`may_share_with`](Self::may_share_with) returns true.
     ///
     /// # Errors
-    /// Returns an error as [`write_at`](Self::write_at) does, or if `source` can't be read.
+    /// Returns an error as [`write_at`](Self::write_at) does, if `source` can't be read, or if the image never shares.
     fn write_from(
         &self,
         offset: GuestOffset,
@@ -177,11 +175,8 @@ pub trait WritableImage: Image {
         length: u64,
         space: SharedSpace,
     ) -> Result<u64> {
-        let _ = space;
-        copy_pieces(source, source_offset, length, |done, data| {
-            self.write_at(GuestOffset(offset.0 + done), data)
-        })?;
-        Ok(0)
+        let _ = (offset, source, source_offset, length, space);
+        Err(Error::unsupported("this image shares no blocks"))
     }
 
     /// Refuses an image that doesn't support compressed data.
@@ -210,35 +205,6 @@ pub trait WritableImage: Image {
     /// # Errors
     /// Returns an error as [`flush`](Self::flush) does.
     fn close(&self) -> Result<()>;
-}
-
-/// Reads `length` bytes of `source` from `offset` on, and has each piece written. The pieces are told with the number
-/// of bytes before them.
-pub(super) fn copy_pieces(
-    source: &dyn Storage,
-    offset: u64,
-    length: u64,
-    mut write: impl FnMut(u64, &[u8]) -> Result<()>,
-) -> Result<()> {
-    let longest = usize::try_from(length)
-        .unwrap_or(usize::MAX)
-        .min(COPIED_AT_ONCE);
-    let mut buffer = vec![0; longest];
-    let mut done = 0;
-    while done < length {
-        let left = usize::try_from(length - done).unwrap_or(usize::MAX);
-        let piece = buffer.get_mut(..left.min(longest)).unwrap_or_default();
-        let read = source.read_at(offset + done, piece)?;
-        if read < piece.len() {
-            return Err(Error::corrupt(format!(
-                "data at {:#x} ends with the file",
-                offset + done
-            )));
-        }
-        write(done, piece)?;
-        done += piece.len() as u64;
-    }
-    Ok(())
 }
 
 /// Refuses a range that goes beyond the disk's end; see [`Image::read_at`].

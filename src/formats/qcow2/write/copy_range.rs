@@ -8,11 +8,13 @@ use std::sync::atomic::Ordering;
 
 use super::plan::Piece;
 use super::{NewData, WritableQcow2};
-use crate::error::Result;
-use crate::formats::image::copy_pieces;
+use crate::error::{Error, Result};
 use crate::formats::{SharedSpace, WritableImage as _};
 use crate::storage::Storage;
 use crate::units::GuestOffset;
+
+/// The most bytes that are in memory at once while data is copied.
+const COPIED_AT_ONCE: usize = 1 << 20;
 
 /// The length of the part of the disk that is shared in one step, in bytes.
 const STEP: u64 = 64 << 20;
@@ -30,10 +32,7 @@ impl WritableQcow2 {
         space: SharedSpace,
     ) -> Result<u64> {
         let cluster = self.geometry.cluster_size();
-        let first = match self.clusters.cipher() {
-            Some(_) => range.end,
-            None => range.start.next_multiple_of(cluster).min(range.end),
-        };
+        let first = range.start.next_multiple_of(cluster).min(range.end);
         let last = (range.end - self.geometry.within_cluster(range.end)).max(first);
         let source_at = |guest: u64| source_offset + (guest - range.start);
         for part in [range.start..first, last..range.end] {
@@ -55,8 +54,8 @@ impl WritableQcow2 {
         Ok(shared)
     }
 
-    /// Copies whole clusters to a run of clusters that are new, or that aren't. `data` is a file, and the place in it
-    /// of guest byte `start`. Returns the number of bytes that share their blocks with it.
+    /// Copies whole clusters to a run of clusters, all of them new or none. `source` has guest byte `start` at `offset`.
+    /// Returns the number of bytes that share their blocks with it.
     pub(super) fn copy_run(
         &self,
         run: &[Piece],
@@ -82,4 +81,32 @@ impl WritableQcow2 {
         self.length.fetch_max(host + length, Ordering::Relaxed);
         Ok(0)
     }
+}
+
+/// Reads `length` bytes of `source` from `offset` on. Passes each piece to `write`, with the number of bytes before it.
+fn copy_pieces(
+    source: &dyn Storage,
+    offset: u64,
+    length: u64,
+    mut write: impl FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let longest = usize::try_from(length)
+        .unwrap_or(usize::MAX)
+        .min(COPIED_AT_ONCE);
+    let mut buffer = vec![0; longest];
+    let mut done = 0;
+    while done < length {
+        let left = usize::try_from(length - done).unwrap_or(usize::MAX);
+        let piece = buffer.get_mut(..left.min(longest)).unwrap_or_default();
+        let read = source.read_at(offset + done, piece)?;
+        if read < piece.len() {
+            return Err(Error::corrupt(format!(
+                "data at {:#x} ends with the file",
+                offset + done
+            )));
+        }
+        write(done, piece)?;
+        done += piece.len() as u64;
+    }
+    Ok(())
 }
