@@ -19,6 +19,7 @@ use super::parallel_read::{ReadStep, parallel_read_chunks};
 use super::reached::Reached;
 use super::settings::Observer;
 use super::share::whole_blocks;
+use super::window::{SHORTEST_WAIT, Watch};
 use super::zero::is_zero;
 use crate::error::{Error, Result};
 use crate::formats::{Chain, Extent, ExtentKind, Image, PlainPlace, SharedSpace, WritableImage};
@@ -54,7 +55,6 @@ pub fn rebase(rebase: &Rebase<'_>, workers: NonZeroUsize, observer: &dyn Observe
         rebase,
         observer,
         reached: Reached::default(),
-        block,
         looks_first: AtomicBool::new(false),
     };
     parallel_read_chunks(&changing, chunks, block, workers, &filling)
@@ -196,8 +196,6 @@ struct RebasePass<'a> {
     rebase: &'a Rebase<'a>,
     observer: &'a dyn Observer,
     reached: Reached,
-    /// The length of a chunk in bytes while requests don't wait.
-    block: usize,
     /// True if all units of the last run differed, so that the start of a unit probably tells of the next one.
     looks_first: AtomicBool,
 }
@@ -212,8 +210,10 @@ impl ReadStep for RebasePass<'_> {
                 let what = format!("error while reading from {which} backing file at byte {start}");
                 error.context(what)
             };
+            let watch = Watch::start();
             read_below(old_chain, start, old).map_err(|error| failed("old", error))?;
-            let differs = self.differing(start, old, new, chunk.length <= self.block);
+            let answers_at_once = watch.times().wait < SHORTEST_WAIT;
+            let differs = self.differing(start, old, new, answers_at_once);
             let differs = differs.map_err(|error| failed("new", error))?;
             self.fill(start, old, &differs)
                 .map_err(|error| error.context("Error while writing to COW image"))?;
