@@ -1,7 +1,7 @@
 //! A qcow2 file whose header has been read: its description before its disk is opened.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::amend::{Amended, amend};
 use super::bitmaps::read_bitmaps;
@@ -41,8 +41,6 @@ pub(super) struct Qcow2File {
     pub(super) header: Header,
     /// The LUKS header inside the image, if it has one.
     pub(super) luks: Option<LuksHeader>,
-    /// The file with the tables that the search for damage has read, for the first change after it.
-    searched: Mutex<Option<Arc<dyn Storage>>>,
 }
 
 impl Qcow2File {
@@ -63,7 +61,6 @@ impl Qcow2File {
             storage,
             header,
             luks,
-            searched: Mutex::default(),
         })
     }
 
@@ -85,14 +82,7 @@ impl Qcow2File {
 
     /// Returns the file for a change of metadata, which reads the same tables repeatedly.
     fn recent_reads(&self) -> Arc<dyn Storage> {
-        let new = || Arc::new(RecentReads::new(Arc::clone(&self.storage)));
-        self.take_searched().unwrap_or_else(|| new())
-    }
-
-    /// Whoever changes the file takes this first, since it doesn't know of changes by another way.
-    fn take_searched(&self) -> Option<Arc<dyn Storage>> {
-        let mut searched = self.searched.lock().unwrap_or_else(PoisonError::into_inner);
-        searched.take()
+        Arc::new(RecentReads::new(Arc::clone(&self.storage)))
     }
 
     /// Returns the inputs for opening the disk for writing.
@@ -220,12 +210,13 @@ impl ImageFile for Qcow2File {
 
     fn prepare_to_change(&mut self, looks_for_damage: bool) -> Result<()> {
         refuse_corrupt(&self.header)?;
-        let storage = self.recent_reads();
+        // The change that follows reads the same tables as the search for damage.
+        self.storage = self.recent_reads();
+        let storage = self.storage.as_ref();
         if looks_for_damage && !self.header.has_incompatible(features::DIRTY) {
-            write::refuse_damaged(storage.as_ref(), &self.header)?;
+            write::refuse_damaged(storage, &self.header)?;
         }
-        self.header = repaired_header(storage.as_ref(), &self.header)?.into_owned();
-        self.searched = Mutex::new(Some(storage));
+        self.header = repaired_header(storage, &self.header)?.into_owned();
         Ok(())
     }
 
@@ -245,7 +236,6 @@ impl ImageFile for Qcow2File {
     }
 
     fn open_writable(&self, parts: WriteParts<'_>) -> Result<Box<dyn WritableImage>> {
-        drop(self.take_searched());
         let options = self.open_options(parts)?;
         // A dirty image is repaired when it is opened, so only others are refused for wrong refcounts.
         if !self.header.has_incompatible(features::DIRTY) {
@@ -261,7 +251,6 @@ impl ImageFile for Qcow2File {
     }
 
     fn set_backing(&self, backing: Option<&Backing>, flush: bool) -> Result<()> {
-        drop(self.take_searched());
         let rewriting = self.rewriting(backing)?;
         let storage = self.storage.as_ref();
         rewriting.write(storage, &|| storage.flush_if(flush))
@@ -347,15 +336,15 @@ impl Snapshots for Qcow2File {
     }
 
     fn create(&self, new: &NewSnapshot, flush: bool) -> Result<()> {
-        create_snapshot(&self.recent_reads(), &self.header, new, flush)
+        create_snapshot(&self.storage, &self.header, new, flush)
     }
 
     fn apply(&self, name: &SnapshotName, flush: bool) -> Result<()> {
-        apply_snapshot(&self.recent_reads(), &self.header, name, flush)
+        apply_snapshot(&self.storage, &self.header, name, flush)
     }
 
     fn delete(&self, name: &SnapshotName, flush: bool) -> Result<()> {
-        delete_snapshot(&self.recent_reads(), &self.header, name, flush)
+        delete_snapshot(&self.storage, &self.header, name, flush)
     }
 }
 
@@ -382,6 +371,6 @@ impl Bitmaps for Qcow2File {
     }
 
     fn replace(&self, name: &[u8], with: Replacement, flush: bool) -> Result<()> {
-        replace_bitmap(&self.recent_reads(), &self.header, name, with, flush)
+        replace_bitmap(&self.storage, &self.header, name, with, flush)
     }
 }
