@@ -122,13 +122,11 @@ fn draw(
     let add = |picture: &mut Picture, used_for| {
         map.parts_of(used_for, &mut |part| picture.add_part(part, used_for))
     };
-    if add(&mut picture, FileUse::Metadata)? {
-        picture.tells_metadata();
-    }
+    let tells_metadata = add(&mut picture, FileUse::Metadata)?;
     if picture.has_compressed() {
         add(&mut picture, FileUse::Compressed)?;
     }
-    picture.finish();
+    picture.finish(tells_metadata);
     let text = match output {
         MapOutput::Svg => picture::svg(&picture),
         _ => picture::terminal(&picture, terminal),

@@ -165,8 +165,6 @@ pub struct Picture {
     start: u64,
     disk: Strip,
     file: Strip,
-    /// True if the format tells where its metadata is.
-    tells_metadata: bool,
     /// The number of extents with data in the file.
     runs: u64,
     /// The number of those that aren't contiguous with the one before in the file.
@@ -187,7 +185,6 @@ impl Picture {
             start: disk.start,
             disk: Strip::new(disk.end.saturating_sub(disk.start), cells, LEAST),
             file: Strip::new(file, cells, LEAST),
-            tells_metadata: false,
             runs: 0,
             jumps: 0,
             last: None,
@@ -219,11 +216,6 @@ impl Picture {
         self.file.add(hole, CellKind::Hole);
     }
 
-    /// Notes that the format tells where its metadata is.
-    pub fn tells_metadata(&mut self) {
-        self.tells_metadata = true;
-    }
-
     /// Returns true if there is compressed data on the disk.
     pub fn has_compressed(&self) -> bool {
         self.disk.bytes(CellKind::Compressed) > 0
@@ -238,8 +230,9 @@ impl Picture {
         self.file.add(part, kind);
     }
 
-    /// Assigns the remaining bytes of the file. A hole in which something is mapped is counted as a hole.
-    pub fn finish(&mut self) {
+    /// Assigns the remaining bytes of the file. They may be metadata unless `tells_metadata` says that its places are
+    /// known. A hole in which something is mapped is counted as a hole.
+    pub fn finish(&mut self, tells_metadata: bool) {
         for cell in 0..self.file.cells.len() {
             let part = self.file.part(cell);
             let length = part.end - part.start;
@@ -258,7 +251,7 @@ impl Picture {
                     rest -= *bytes;
                 }
             }
-            let other = match self.tells_metadata {
+            let other = match tells_metadata {
                 true => CellKind::Other,
                 false => CellKind::Unknown,
             };

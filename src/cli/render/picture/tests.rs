@@ -73,10 +73,9 @@ fn picture() -> Picture {
 fn detailed() -> Picture {
     let mut picture = picture();
     assert!(picture.has_compressed());
-    picture.tells_metadata();
     picture.add_part(0..2 << 10, FileUse::Metadata);
     picture.add_part((8 << 10) + 256..11 << 10, FileUse::Compressed);
-    picture.finish();
+    picture.finish(true);
     picture
 }
 
@@ -101,7 +100,7 @@ fn the_file_is_drawn_with_metadata_and_compressed_data() {
 #[test]
 fn the_disk_and_the_file_are_drawn_with_what_they_hold() {
     let mut picture = picture();
-    picture.finish();
+    picture.finish(false);
     assert_eq!(
         terminal(&picture, PLAIN),
         "a<b>.qcow2\n\
@@ -130,7 +129,7 @@ fn a_little_data_is_seen_among_nothing() {
     picture.add(&run(0, 1 << 29, Status::default()));
     picture.add(&data(1 << 29, 512, 0));
     picture.add(&run((1 << 29) + 512, (1 << 29) - 512, Status::default()));
-    picture.finish();
+    picture.finish(false);
     let text = terminal(&picture, PLAIN);
     assert!(text.contains("\n........+.......\n"), "{text}");
 }
@@ -149,7 +148,7 @@ fn a_drawing_is_xml_whatever_the_name() {
 #[test]
 fn nothing_at_all_has_a_picture_too() {
     let mut picture = Picture::new("x".into(), 0..0, 0, 16);
-    picture.finish();
+    picture.finish(false);
     assert!(terminal(&picture, PLAIN).starts_with("x\n"));
     assert!(svg(&picture).ends_with("</svg>\n"));
 }
