@@ -62,8 +62,8 @@ pub fn rebase(rebase: &Rebase<'_>, workers: NonZeroUsize, observer: &dyn Observe
 
 impl Rebase<'_> {
     /// Returns the unit of the overlay's allocation, in bytes.
-    fn unit(&self) -> u64 {
-        self.overlay.zero_unit() as u64
+    fn unit(&self) -> usize {
+        self.overlay.zero_unit().max(1)
     }
 }
 
@@ -166,7 +166,7 @@ impl Image for ChangingParts<'_> {
         let (old, new) = (below(&rebase.old)?, below(&rebase.new)?);
         let length = own.length.min(old.length).min(new.length);
         let end = offset.0.saturating_add(length);
-        let unit = rebase.unit();
+        let unit = rebase.unit() as u64;
         let is_same = (old.is_zero && new.is_zero) || (old.is_common && new.is_common);
         let whole_end = match end >= self.size() {
             true => end,
@@ -253,7 +253,7 @@ impl RebasePass<'_> {
         answers_at_once: bool,
     ) -> Result<Vec<bool>> {
         let chain = self.rebase.new.as_deref();
-        let unit = self.rebase.overlay.zero_unit().max(1);
+        let unit = self.rebase.unit();
         if is_zero_below(chain, start, old.len())? {
             return Ok(old.chunks(unit).map(|old| !is_zero(old)).collect());
         }
@@ -276,7 +276,7 @@ impl RebasePass<'_> {
 
     /// Writes the units of a run at `start` that differ. The old backing chain reads as `old`.
     fn fill(&self, start: GuestOffset, old: &[u8], differs: &[bool]) -> Result<()> {
-        let unit = self.rebase.overlay.zero_unit().max(1);
+        let unit = self.rebase.unit();
         let stores_zeroes = self.rebase.overlay.stores_zeroes();
         let fills = old
             .chunks(unit)
