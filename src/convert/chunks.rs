@@ -6,7 +6,7 @@
 //! A target with a backing file has three kinds of parts. Data and zeroes are both stored. Nothing is done for parts
 //! that are left to the backing file.
 
-use super::runs::cut_to;
+use super::runs::{cut_to, push};
 use crate::error::Result;
 use crate::formats::{Backed, Extent, ExtentKind, Image, Run};
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
@@ -67,17 +67,6 @@ pub(super) fn gaps(runs: &[Run], length: usize) -> Vec<Run> {
     }
     push(&mut gaps, end..length);
     gaps
-}
-
-/// Appends a run unless it is empty, and joins it to the last one if they touch.
-fn push(runs: &mut Vec<Run>, run: Run) {
-    if run.is_empty() {
-        return;
-    }
-    match runs.last_mut() {
-        Some(last) if last.end == run.start => last.end = run.end,
-        _ => runs.push(run),
-    }
 }
 
 /// Returns the whole units of the parts that can be left to the backing file. The rest becomes data: a unit is stored

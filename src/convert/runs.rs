@@ -7,16 +7,15 @@ pub(super) fn lengths(runs: &[Run]) -> u64 {
     runs.iter().map(|run| run.len() as u64).sum()
 }
 
-/// Joins runs, which are sorted and disjoint, to those that they touch.
-pub(super) fn joined(runs: Vec<Run>) -> Vec<Run> {
-    let mut joined: Vec<Run> = Vec::new();
-    for run in runs {
-        match joined.last_mut() {
-            Some(last) if last.end == run.start => last.end = run.end,
-            _ => joined.push(run),
-        }
+/// Appends a run unless it is empty, and joins it to the last one if they touch.
+pub(super) fn push(runs: &mut Vec<Run>, run: Run) {
+    if run.is_empty() {
+        return;
     }
-    joined
+    match runs.last_mut() {
+        Some(last) if last.end == run.start => last.end = run.end,
+        _ => runs.push(run),
+    }
 }
 
 /// Returns the parts of `runs` within `part`.

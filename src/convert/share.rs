@@ -15,13 +15,13 @@ use super::buffer::Buffer;
 use super::chunks::Chunk;
 use super::place::Placement;
 use super::reading::{read_chunk, reading};
-use super::runs::{joined, lengths, within};
+use super::runs::{lengths, push, within};
 use super::settings::{Reflink, Settings};
 use super::tally::Tally;
 use super::zero::is_zero;
 use crate::error::{Error, Result};
 use crate::formats::{Image, NewImage, Plain, PlainPlace, Run, SharedSpace, WritableImage};
-use crate::storage::Storage;
+use crate::storage::{SHARED_UNIT, Storage};
 use crate::units::{GuestOffset, HostOffset};
 
 /// The length in bytes that is shared at once: so long that the search for zeroes is the main cost.
@@ -30,8 +30,6 @@ const SHARED_AT_ONCE: usize = 16 << 20;
 const SHARED_AT_ONCE_WHILE_WIDE: usize = 4 << 20;
 /// The length in bytes of the start of a cluster that is read first in the search for data.
 const FIRST_LOOK: usize = 4096;
-/// The smallest unit in bytes in which file systems share blocks.
-const UNIT: u64 = 4096;
 /// The number of refusals without any success after which no more ranges are tried.
 const MOST_REFUSALS: u32 = 4;
 /// The value of the number of refusals once blocks have been shared.
@@ -97,14 +95,14 @@ impl<'a> BlockSharing<'a> {
             (None, None) => return Ok(None),
         };
         let is_file = matches!(to, Destination::File(_));
+        let copy_offload = settings.copy_offload && is_file;
         Ok(Some(Self {
             source,
             target,
             to,
             reflink: settings.reflink,
-            copy_offload: settings.copy_offload && is_file,
-            finds_zeroes: !(settings.copy_offload && is_file || settings.shares_unread)
-                && settings.sparse.is_some(),
+            copy_offload,
+            finds_zeroes: !copy_offload && !settings.shares_unread && settings.sparse.is_some(),
             skips_zeroes: target.starts_as_zeroes() && settings.sparse.is_some(),
             unit: Some(target.table_unit()).filter(|unit| {
                 let sparse = settings.sparse.is_some_and(|sparse| sparse.get() <= *unit);
@@ -264,14 +262,15 @@ impl<'a> BlockSharing<'a> {
                 continue;
             }
             // An image in use may store other parts of the unit, which stay.
-            let parts = match self.to {
-                Destination::File(_) => vec![start..end],
-                Destination::Image(..) => parts,
-            };
-            stored.extend(parts);
+            // Space is reserved block by block, so runs may span blocks here.
+            match self.to {
+                Destination::File(_) => push(&mut stored, start..end),
+                Destination::Image(..) => {
+                    parts.into_iter().for_each(|part| push(&mut stored, part))
+                }
+            }
         }
-        // Space is reserved block by block, so runs may span blocks here.
-        Ok(joined(stored))
+        Ok(stored)
     }
 
     /// Returns true if parts of a chunk have anything but zeroes.
@@ -387,7 +386,7 @@ impl<'a> BlockSharing<'a> {
         to: u64,
     ) -> Result<Run> {
         let nothing = part.start..part.start;
-        let (first, last) = (to.next_multiple_of(UNIT), to + part.len() as u64);
+        let (first, last) = (to.next_multiple_of(SHARED_UNIT), to + part.len() as u64);
         let skipped = first - to;
         let from_offset = host.0 + skipped;
         // The last block of a file may be a partial one.
@@ -397,9 +396,9 @@ impl<'a> BlockSharing<'a> {
         let last = if ends_source {
             last
         } else {
-            last / UNIT * UNIT
+            last / SHARED_UNIT * SHARED_UNIT
         };
-        if !self.is_possible() || first >= last || !from_offset.is_multiple_of(UNIT) {
+        if !self.is_possible() || first >= last || !from_offset.is_multiple_of(SHARED_UNIT) {
             return Ok(nothing);
         }
         let length = last - first;
@@ -475,11 +474,11 @@ pub(super) fn whole_blocks(
     guest: GuestOffset,
     length: u64,
 ) -> Result<u64> {
-    if !host.0.is_multiple_of(UNIT) || !guest.0.is_multiple_of(UNIT) {
+    if !host.0.is_multiple_of(SHARED_UNIT) || !guest.0.is_multiple_of(SHARED_UNIT) {
         return Ok(0);
     }
     let stored = from.len()?.saturating_sub(host.0).min(length);
-    Ok(stored / UNIT * UNIT)
+    Ok(stored / SHARED_UNIT * SHARED_UNIT)
 }
 
 fn sharing(chunk: &Chunk, part: &Run) -> String {

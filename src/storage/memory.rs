@@ -11,7 +11,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{Identity, NotShared, Storage};
+use super::{Identity, NotShared, SHARED_UNIT, Storage};
 use crate::error::{Error, Result};
 
 /// A kind of operation that can be made to fail.
@@ -109,9 +109,6 @@ pub struct MemoryStorage {
     /// Notified when more reads are in flight than ever before.
     more_in_flight: Condvar,
 }
-
-/// The block of storage that shares, in bytes.
-const BLOCK: u64 = 4096;
 
 #[derive(Debug, Default)]
 struct MemoryState {
@@ -370,7 +367,7 @@ impl Storage for MemoryStorage {
         }
         if [offset, source_offset, length]
             .iter()
-            .any(|place| !place.is_multiple_of(BLOCK))
+            .any(|place| !place.is_multiple_of(SHARED_UNIT))
         {
             return Err(refused(Error::invalid("no whole blocks")));
         }

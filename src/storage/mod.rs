@@ -25,8 +25,8 @@ pub use access::{Access, Purpose, Sharing};
 pub use cache::CacheMode;
 pub use driver::{NewStorage, Opening, Refuse, Reopen, StorageDriver, Unfinished};
 pub use file::{
-    Claim, DEVICE_OPTIONS, DIRECT_ALIGNMENT, FILE_OPTIONS, FileStorage, NotShared, UnfinishedFile,
-    avoids_copies, before_interrupt, check_name, check_preallocation, tell_by,
+    Claim, DEVICE_OPTIONS, DIRECT_ALIGNMENT, FILE_OPTIONS, FileStorage, NotShared, SHARED_UNIT,
+    UnfinishedFile, avoids_copies, before_interrupt, check_name, check_preallocation, tell_by,
 };
 pub use filter::Filter;
 pub use identity::Identity;

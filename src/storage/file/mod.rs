@@ -27,5 +27,5 @@ pub use file_storage::{DIRECT_ALIGNMENT, FileStorage};
 pub use inherited::check_name;
 pub use interrupt::{before_interrupt, tell_by};
 pub use locks::Claim;
-pub use share::NotShared;
+pub use share::{NotShared, SHARED_UNIT};
 pub use unfinished::UnfinishedFile;

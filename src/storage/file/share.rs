@@ -11,6 +11,9 @@ use rustix::ioctl::{Setter, ioctl, opcode};
 
 use crate::error::Error;
 
+/// The least unit in which file systems share blocks, in bytes.
+pub const SHARED_UNIT: u64 = 4096;
+
 /// The reason why blocks weren't shared. Nothing has changed then.
 #[derive(Debug)]
 pub struct NotShared {

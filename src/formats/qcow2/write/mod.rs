@@ -70,14 +70,11 @@ use super::geometry::Geometry;
 use super::read::cluster::ClusterReader;
 use crate::error::{Error, Result};
 use crate::formats::{Extent, ExtentKind, Image, SharedSpace, WritableImage, check_range};
-use crate::storage::Storage;
+use crate::storage::{SHARED_UNIT, Storage};
 use crate::units::{GuestOffset, HostOffset, SECTOR_SIZE};
 
 /// The largest number of bytes of the disk that are written in one step, though at least a cluster.
 const STEP: u64 = 2 << 20;
-
-/// The least unit in which file systems share blocks, in bytes.
-const SHARED_UNIT: u64 = 4096;
 
 /// The data of a write.
 #[derive(Clone, Copy)]
