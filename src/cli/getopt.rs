@@ -138,7 +138,7 @@ pub(super) fn normalise<E: From<Mistake>>(
     Ok(Call::Run(run, Some(name.to_owned())))
 }
 
-/// What follows the options before the subcommand.
+/// The words after the options before the subcommand.
 enum Start<'a> {
     /// The word in the place of a subcommand.
     Subcommand(&'a OsString),

@@ -194,7 +194,7 @@ pub(super) fn source_to_change<'a>(
     secrets: &'a Secrets,
 ) -> Result<Node<'a>, Failure> {
     let (source, _) = source(operand, format, image_opts, secrets)?;
-    // What keeps it from being changed is found before anything else, as in QEMU.
+    // As in QEMU, the reasons against a change are found before anything else.
     let opened = source.open_file(Purpose::Change)?;
     if source.format.is_none() {
         warn_of_guess(&source, opened.format);

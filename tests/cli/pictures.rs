@@ -126,7 +126,7 @@ fn the_file_is_drawn_with_what_is_in_it() {
         packed.contains("C compressed ") && packed.contains("T metadata "),
         "{packed}"
     );
-    // What a snapshot alone has is neither data of the disk nor metadata.
+    // Data of a snapshot alone is neither data of the disk nor metadata.
     cowhide(folder, "snapshot -c s x.qcow2").ok();
     cowhide(folder, "convert -n -f raw -O qcow2 disk.img x.qcow2").ok();
     let kept = file("x.qcow2");
