@@ -5,7 +5,7 @@
 //! only print nonsense.
 //!
 //! Two independent parts of the kernel do that. Seccomp allows a list of system calls and no others (on the
-//! architectures that its crate supports). Landlock denies access to all files, ports and signals.
+//! architectures that [`filter`] knows). Landlock denies access to all files, ports and signals.
 //!
 //! A call that isn't on the list fails with ENOSYS, as in a kernel that doesn't have it, and doesn't end the program.
 //! The C library and the Rust library have fallbacks for most new calls. Without a fallback the error is reported
@@ -14,22 +14,20 @@
 //! No failure here is an error. If the kernel has none of this or forbids it (in containers), the command runs
 //! without it.
 
-use crate::nodes::Node;
-use std::collections::BTreeMap;
+mod filter;
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
     RulesetError, RulesetStatus, Scope,
 };
 use nix::libc::{self, c_long};
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule,
-};
+use seccompiler::BpfProgram;
+
+use self::filter::Condition;
+use crate::nodes::Node;
 
 /// The system calls that are allowed with any arguments. Reading open files, printing, memory, threads and the end of
-/// the program need them. The list is short, since the kernel evaluates the filter for every existing call when it
-/// installs it, which takes 3 µs for each entry.
+/// the program need them.
 const ALLOWED: &[c_long] = &[
     // Open files.
     libc::SYS_read,
@@ -84,7 +82,7 @@ pub(super) fn all_is_open(node: &Node<'_>) {
 pub(super) fn enter() {
     // Landlock comes first, since its own system calls aren't on the list of seccomp.
     let _ = forbid_files();
-    if let Ok(filter) = filter() {
+    if let Some(filter) = system_calls() {
         let _ = seccompiler::apply_filter_all_threads(&filter);
     }
 }
@@ -103,47 +101,31 @@ fn forbid_files() -> Result<RulesetStatus, RulesetError> {
     Ok(restricted.ruleset)
 }
 
-/// Compiles the seccomp filter.
-fn filter() -> Result<BpfProgram, BackendError> {
-    let number = |value: i32| value.cast_unsigned();
-    // The number has another type in other C libraries.
-    let request = |value| u32::try_from(value).unwrap_or_default();
-    let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
-        ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
-    rules.extend([
+/// Compiles the seccomp filter. Returns `None` on architectures without one.
+fn system_calls() -> Option<BpfProgram> {
+    let only = |argument, value| Condition {
+        argument,
+        mask: u32::MAX,
+        value,
+    };
+    let no_code = Condition {
+        argument: 2,
+        mask: libc::PROT_EXEC.cast_unsigned(),
+        value: 0,
+    };
+    let conditions = [
         // Memory, unless it can be executed.
-        (libc::SYS_mmap, no_code(2)?),
-        (libc::SYS_mprotect, no_code(2)?),
+        (libc::SYS_mmap, no_code),
+        (libc::SYS_mprotect, no_code),
         // Debug builds test a descriptor before they close it.
-        (libc::SYS_fcntl, only(1, number(libc::F_GETFD))?),
-        // The test for a terminal, but no request that injects input into it.
-        (libc::SYS_ioctl, only(1, request(libc::TCGETS))?),
-    ]);
-    SeccompFilter::new(
-        rules,
-        SeccompAction::Errno(number(libc::ENOSYS)),
-        SeccompAction::Allow,
-        std::env::consts::ARCH.try_into()?,
-    )?
-    .try_into()
-}
-
-/// Returns the rule that an argument must have this value.
-fn only(argument: u8, value: u32) -> Result<Vec<SeccompRule>, BackendError> {
-    Ok(vec![rule(argument, SeccompCmpOp::Eq, value.into())?])
-}
-
-/// Returns the rule that memory must not be executable.
-fn no_code(argument: u8) -> Result<Vec<SeccompRule>, BackendError> {
-    let mask = u64::from(libc::PROT_EXEC.cast_unsigned());
-    Ok(vec![rule(argument, SeccompCmpOp::MaskedEq(mask), 0)?])
-}
-
-fn rule(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule, BackendError> {
-    let length = SeccompCmpArgLen::Dword;
-    SeccompRule::new(vec![SeccompCondition::new(
-        argument, length, operator, value,
-    )?])
+        (libc::SYS_fcntl, only(1, libc::F_GETFD.cast_unsigned())),
+        // The test for a terminal, but no request that injects input into it. The number has another type in other C
+        // libraries.
+        (libc::SYS_ioctl, only(1, u32::try_from(libc::TCGETS).ok()?)),
+    ];
+    let always = ALLOWED.iter().map(|call| (*call, None));
+    let sometimes = conditions.map(|(call, condition)| (call, Some(condition)));
+    filter::filter(always.chain(sometimes))
 }
 
 #[cfg(test)]
