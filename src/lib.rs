@@ -1,5 +1,6 @@
 //! Cowhide reads, writes, converts and checks disk images, encrypts them, and is fast at it. It is also a command
-//! line program, a memory-safe `qemu-img`.
+//! line program, a memory-safe `qemu-img`. The feature `cli`, which is on by default, is that program: a program that
+//! uses the library does without it and its packages (`default-features = false`).
 //!
 //! # Overview
 //!
@@ -78,6 +79,7 @@
 // options: the syntax of options; knows no driver.
 // crypto: sector ciphers and secrets; knows no image.
 // storage: files, devices and other protocols; knows no format.
+#[cfg(feature = "cli")]
 #[cfg_attr(not(any(clippy, internals)), doc(hidden))]
 pub mod cli;
 #[cfg_attr(not(any(clippy, internals)), doc(hidden))]
