@@ -1,16 +1,21 @@
-//! The subcommand `bench`: it parses its numbers, and prints three lines.
+//! The subcommand `bench`: it parses its numbers, and prints three lines, or an object at the end.
 
+use std::borrow::Cow;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
+use serde::Serialize;
 
 use super::args::BenchArgs;
-use super::operands::{self, number_between, one_operand, size_between, source, source_to_change};
+use super::operands::{
+    self, Output, number_between, one_operand, size_between, source, source_to_change,
+};
 use super::password::PasswordSource;
 use super::{Done, Failure, print};
 use crate::commands::Sharing;
 use crate::commands::bench::{Measurable, RequestPlan};
 use crate::crypto::Secrets;
+use crate::options::qemu_json;
 use crate::storage::CacheMode;
 
 /// The largest value of most options: the largest C int.
@@ -19,6 +24,7 @@ const MOST: u64 = i32::MAX.unsigned_abs() as u64;
 /// Runs the subcommand.
 pub(super) fn run(args: &BenchArgs, secrets: &Secrets) -> Done {
     let plan = plan(args)?;
+    let output = operands::output(&args.output.output)?;
     let cache = cache(&args.written.cache)?;
     let is_native = args.aio.as_deref().map(is_native).transpose()?;
     let operand = one_operand(&args.operands)?;
@@ -41,11 +47,47 @@ pub(super) fn run(args: &BenchArgs, secrets: &Secrets) -> Done {
         image.sharing = image.sharing.max(Sharing::Forced);
     }
     let opened = Measurable::open(&image, plan, &passwords)?;
-    print(&lines(&plan))?;
-    let time = opened.run()?;
-    let seconds = time.as_secs_f64();
-    print(&format!("Run completed in {seconds:3.3} seconds.\n"))?;
+    if output == Output::Human {
+        print(&lines(&plan))?;
+    }
+    let seconds = opened.run()?.as_secs_f64();
+    print(&match output {
+        Output::Human => format!("Run completed in {seconds:3.3} seconds.\n"),
+        Output::Json => qemu_json::render(&BenchReport {
+            filename: operand.to_string_lossy(),
+            operation: operation(&plan),
+            requests: plan.count,
+            length: plan.size,
+            in_flight: plan.depth,
+            offset: plan.offset,
+            step: plan.step,
+            flush_interval: plan.flush_interval,
+            seconds,
+        })?,
+    })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The requests and their time, as a report. The names are those of `speed --storage`, where it has them.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct BenchReport<'a> {
+    filename: Cow<'a, str>,
+    operation: &'static str,
+    requests: u64,
+    length: usize,
+    in_flight: u64,
+    offset: u64,
+    step: u64,
+    flush_interval: u64,
+    seconds: f64,
+}
+
+fn operation(plan: &RequestPlan) -> &'static str {
+    match plan.pattern {
+        Some(_) => "write",
+        None => "read",
+    }
 }
 
 /// Returns the lines that describe the requests.
@@ -59,10 +101,7 @@ fn lines(plan: &RequestPlan) -> String {
         flush_interval,
         ..
     } = plan;
-    let kind = match plan.pattern {
-        Some(_) => "write",
-        None => "read",
-    };
+    let kind = operation(plan);
     let mut text = format!(
         "Sending {count} {kind} requests, {size} bytes each, {depth} in parallel (starting at offset \
          {offset}, step size {step})\n"

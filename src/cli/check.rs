@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use super::args::CheckArgs;
 use super::operands::{Output, cache, one_operand, output, source, warn_of_guess};
-use super::{Done, Failure, complain, complain_of, print, program, render};
+use super::{Done, Failure, complain_of, finding_line, print, render};
 use crate::commands;
 use crate::commands::check::{CheckLine, CheckOutcome};
 use crate::crypto::Secrets;
-use crate::error::printable;
+use crate::error::Error;
 use crate::formats::check::Repair;
 
 /// The exit statuses of `qemu-img check`, from its manual.
@@ -41,10 +41,8 @@ pub(super) fn run(args: &CheckArgs, secrets: &Secrets) -> Done {
             if repair.is_some() && source.format.is_none() {
                 warn_of_guess(&source, format);
             }
-            complain(&format!(
-                "{}: This image format does not support checks",
-                program()
-            ));
+            let error = Error::unsupported("This image format does not support checks");
+            complain_of(&error.into());
             return Ok(ExitCode::from(NO_CHECK));
         }
     };
@@ -85,13 +83,9 @@ impl Findings {
     }
 
     fn print(&mut self, finding: &CheckLine<'_>) {
-        let text = finding.text.to_string();
-        let text = match finding.is_complaint {
-            true => format!("{}: {text}", program()),
-            false => text,
-        };
+        let line = finding_line(&finding.text.to_string(), finding.is_complaint);
         // A failure can't be reported anywhere.
-        let _ = writeln!(self.out, "{}", printable(&text));
+        let _ = writeln!(self.out, "{line}");
         if self.at_once {
             self.flush();
         }

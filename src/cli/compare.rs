@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use super::args::CompareArgs;
-use super::operands::{self, cache, source};
+use super::operands::{self, Output, cache, source};
 use super::password::PasswordSource;
 use super::progress::Progress;
-use super::{Done, Failure, complain, complain_of, print, program};
+use super::{Done, Failure, complain_of, print, render};
 use crate::commands::{Sharing, compare};
 use crate::convert::compare::{Comparison, Difference};
 use crate::crypto::Secrets;
@@ -24,6 +24,7 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
     let [one, other] = args.operands.as_slice() else {
         return Err(Failure::Usage("Expecting two image file names".into()));
     };
+    let output = operands::output(&args.output.output)?;
     let passwords = match PasswordSource::new(&args.password, args.common.quiet) {
         Ok(passwords) => passwords,
         Err(error) => return failed(NOT_OPENED, error.into()),
@@ -52,11 +53,14 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
             return failed(NOT_OPENED, failure);
         }
     };
-    let (text, status) = report(&outcome);
-    let printed = match args.common.quiet {
-        true => Ok(()),
-        false => print(&text),
+    let printed = match output {
+        _ if args.common.quiet => Ok(()),
+        Output::Human => print(&render::comparison::human(&outcome)),
+        Output::Json => render::comparison::json(&outcome)
+            .map_err(Failure::from)
+            .and_then(|text| print(&text)),
     };
+    let status = status(outcome);
     progress.end();
     match printed {
         Ok(()) => Ok(ExitCode::from(status)),
@@ -64,34 +68,16 @@ pub(super) fn run(args: &CompareArgs, secrets: &Secrets) -> Done {
     }
 }
 
-/// Returns the text to print and the exit status. Prints an error that prevented comparing.
-fn report(outcome: &Comparison) -> (String, u8) {
-    let (text, status) = match &outcome.finding {
-        Difference::Same => ("Images are identical.\n".to_owned(), 0),
-        Difference::Content(offset) => (
-            format!("Content mismatch at offset {}!\n", offset.0),
-            DIFFERENT,
-        ),
-        Difference::Size => ("Strict mode: Image size mismatch!\n".to_owned(), DIFFERENT),
-        Difference::Status(offset) => {
-            let offset = offset.0;
-            let text = format!("Strict mode: Offset {offset} block status mismatch!\n");
-            (text, DIFFERENT)
-        }
-        Difference::NoStatus(error) => {
-            complain(&format!("{}: {error}", program()));
-            (String::new(), NO_STATUS)
-        }
-        Difference::NoData(error) => {
-            complain(&format!("{}: {error}", program()));
-            (String::new(), NO_DATA)
-        }
+/// Returns the exit status. Prints an error that prevented comparing.
+fn status(outcome: Comparison) -> u8 {
+    let (error, status) = match outcome.finding {
+        Difference::Same => return 0,
+        Difference::Content(_) | Difference::Size | Difference::Status(_) => return DIFFERENT,
+        Difference::NoStatus(error) => (error, NO_STATUS),
+        Difference::NoData(error) => (error, NO_DATA),
     };
-    let warning = match outcome.longer {
-        true => "Warning: Image size mismatch!\n",
-        false => "",
-    };
-    (format!("{warning}{text}"), status)
+    complain_of(&error.into());
+    status
 }
 
 /// Reports an error and ends with `status`.

@@ -9,7 +9,7 @@ use anyhow::anyhow;
 
 use super::args::ConvertArgs;
 use super::checksum::{algorithm, checksum_line};
-use super::operands::{self, cache, existing_target, source, target, target_options};
+use super::operands::{self, Output, cache, existing_target, source, target, target_options};
 use super::password::PasswordSource;
 use super::progress::Progress;
 use super::{Done, Failure, complain_of, print, print_bytes, render, warn};
@@ -28,6 +28,10 @@ use crate::units::SECTOR_SIZE;
 /// Runs the subcommand.
 pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
     let settings = settings(args)?;
+    let output = operands::output(&args.output)?;
+    if output == Output::Json && !args.plan {
+        return Err(Failure::Usage("--output=json is only for --plan".into()));
+    }
     let checksum = args.checksum.as_deref().map(algorithm).transpose()?;
     check_existing(args)?;
     let bitmaps = bitmap_copies(args)?;
@@ -64,7 +68,10 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
     };
     if args.plan {
         let forecast = commands::forecast::run(&open()?)?;
-        print(&render::forecast::human(&forecast))?;
+        print(&match output {
+            Output::Human => render::forecast::human(&forecast),
+            Output::Json => render::forecast::json(&forecast)?,
+        })?;
         return Ok(ExitCode::SUCCESS);
     }
     progress.begin();

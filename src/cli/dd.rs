@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use super::args::DdArgs;
 use super::operands::{self, source, target};
 use super::password::PasswordSource;
-use super::{Done, Failure, complain, program};
+use super::{Done, Failure, complain_of};
 use crate::commands::dd::{self, BlockSource, DdBlocks, cant_create};
 use crate::commands::{Driver, Sharing};
 use crate::crypto::Secrets;
@@ -46,10 +46,7 @@ pub(super) fn run(args: &DdArgs, secrets: &Secrets) -> Done {
     if range.is_beyond_end {
         // As in qemu-img it succeeds nevertheless, with an empty image.
         let input = input.to_string_lossy();
-        complain(&format!(
-            "{}: {input}: cannot skip to specified offset",
-            program()
-        ));
+        complain_of(&anyhow!("{input}: cannot skip to specified offset"));
     }
     let name = output.to_string_lossy();
     let failed = |error: Error| cant_create(&name, error);

@@ -8,7 +8,9 @@ use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{complain, program};
+use anyhow::{Error, anyhow};
+
+use super::complain_of;
 
 /// The exit status: EX_SOFTWARE of BSD's sysexits.h, which nothing else here returns.
 const INTERNAL_ERROR: u8 = 70;
@@ -18,7 +20,7 @@ pub fn guard(run: impl FnOnce() -> ExitCode) -> ExitCode {
     let told = AtomicBool::new(false);
     panic::set_hook(Box::new(move |info| {
         if !told.swap(true, Ordering::Relaxed) {
-            complain(&describe(info));
+            complain_of(&describe(info));
         }
     }));
     // No value is used again after the unwinding.
@@ -26,13 +28,13 @@ pub fn guard(run: impl FnOnce() -> ExitCode) -> ExitCode {
     done.unwrap_or(ExitCode::from(INTERNAL_ERROR))
 }
 
-fn describe(info: &PanicHookInfo<'_>) -> String {
+fn describe(info: &PanicHookInfo<'_>) -> Error {
     let payload = info.payload();
     let text = payload.downcast_ref::<String>().map(String::as_str);
     let literal = payload.downcast_ref::<&str>().copied();
     let message = text.or(literal).unwrap_or("no message");
     match info.location() {
-        Some(place) => format!("{}: internal error: {message} at {place}", program()),
-        None => format!("{}: internal error: {message}", program()),
+        Some(place) => anyhow!("internal error: {message} at {place}"),
+        None => anyhow!("internal error: {message}"),
     }
 }

@@ -70,6 +70,18 @@ pub(super) fn complain_of(error: &anyhow::Error) {
     hint.into_iter().flat_map(str::lines).for_each(complain);
 }
 
+/// Returns the line for a finding of `check`. With `has_prefix`, the text has the program's name in front, unless it is
+/// an object.
+pub(super) fn finding_line(text: &str, has_prefix: bool) -> String {
+    if is_json() {
+        return json!({ "finding": { "message": text } }).to_string();
+    }
+    match has_prefix {
+        true => printable(&format!("{}: {text}", program())),
+        false => printable(text),
+    }
+}
+
 /// Prints a usage error. `prefix` is put in front of the message, and the lines of `hint` follow it.
 pub(super) fn complain_of_misuse(prefix: &str, message: &str, hint: &str) {
     if is_json() {
@@ -124,6 +136,18 @@ pub(super) fn warn(text: &str) {
         return print_object("warning", "warning", text, None);
     }
     complain(&format!("{}: warning: {text}", program()));
+}
+
+/// Prints a warning of `qemu-img` that has no program's name in front: `first`, and the lines of `help` after it, which
+/// have an indentation.
+pub(super) fn warn_in_capitals(first: &str, help: &[&str]) {
+    if is_json() {
+        return print_object("warning", "warning", first, Some(&help.join("\n")));
+    }
+    complain(&format!("WARNING: {first}"));
+    for line in help {
+        complain(&format!("         {line}"));
+    }
 }
 
 /// Warns of keys without a value in an option string, as QEMU does for those that name an existing image.

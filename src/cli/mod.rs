@@ -47,6 +47,7 @@ mod usage;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 pub use self::internal_error::guard;
@@ -56,7 +57,8 @@ use self::early_checks::{Reading, Stop};
 use self::failure::{Done, FAILED, Failure};
 use self::getopt::Call;
 use self::messages::{
-    called, complain, complain_of, complain_of_misuse, program, warn, warn_of_short, warn_with_help,
+    called, complain, complain_of, complain_of_misuse, finding_line, program, warn,
+    warn_in_capitals, warn_of_short, warn_with_help,
 };
 use self::standard_output::{print, print_bytes, stdout, writing};
 use crate::crypto::Secrets;
@@ -73,7 +75,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         messages::called_by(name);
     }
     messages::set_form(&arguments);
-    crate::storage::tell_by(|line| complain(&format!("{}: {line}", program())));
+    crate::storage::tell_by(|line| complain_of(&anyhow!("{line}")));
     if let Some(status) = completions::answer(&arguments) {
         return status;
     }

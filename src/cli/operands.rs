@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use anyhow::anyhow;
 
 use super::args::CommonArgs;
-use super::{Failure, complain, print, warn_of_short, warn_with_help};
+use super::{Failure, print, warn_in_capitals, warn_of_short, warn_with_help};
 use crate::commands::{Driver, Existing, Purpose, Sharing, Target};
 use crate::crypto::Secrets;
 use crate::error::Error;
@@ -365,15 +365,13 @@ fn found_format(source: &Node<'_>) -> Result<Format, Failure> {
 pub(super) fn warn_of_guess(source: &Node<'_>, format: Format) {
     if format == Format::RAW {
         let name = source.path.display();
-        for line in [
-            &format!(
-                "WARNING: Image format was not specified for '{name}' and probing guessed raw."
-            ),
-            "         Automatically detecting the format is dangerous for raw images, write \
-             operations on block 0 will be restricted.",
-            "         Specify the 'raw' format explicitly to remove the restrictions.",
-        ] {
-            complain(line);
-        }
+        warn_in_capitals(
+            &format!("Image format was not specified for '{name}' and probing guessed raw."),
+            &[
+                "Automatically detecting the format is dangerous for raw images, write operations \
+                 on block 0 will be restricted.",
+                "Specify the 'raw' format explicitly to remove the restrictions.",
+            ],
+        );
     }
 }

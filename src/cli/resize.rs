@@ -7,7 +7,7 @@ use anyhow::anyhow;
 
 use super::args::ResizeArgs;
 use super::failure::{Done, FAILED, Failure};
-use super::messages::{complain, program, warn};
+use super::messages::{complain_of, warn};
 use super::operands::{self, source, warn_of_guess};
 use super::password::PasswordSource;
 use super::standard_output::print;
@@ -46,9 +46,8 @@ pub(super) fn run(args: &ResizeArgs, secrets: &Secrets) -> Done {
             Ok(ExitCode::SUCCESS)
         }
         ResizeOutcome::WouldShrink => {
-            complain(&format!(
-                "{}: Use the --shrink option to perform a shrink operation.",
-                program()
+            complain_of(&anyhow!(
+                "Use the --shrink option to perform a shrink operation."
             ));
             warn(
                 "Shrinking an image will delete all data beyond the shrunken image's end. Before \

@@ -5,15 +5,20 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 
 use super::args::SnapshotArgs;
-use super::operands::{one_operand, source, warn_of_guess};
+use super::operands::{Output, one_operand, output, source, warn_of_guess};
 use super::{Done, Failure, print, render};
 use crate::commands::Sharing;
 use crate::commands::snapshot::{self, SnapshotRequest};
 use crate::crypto::Secrets;
+use crate::options::qemu_json;
 
 /// Runs the subcommand.
 pub(super) fn run(args: &SnapshotArgs, secrets: &Secrets) -> Done {
+    let output = output(&args.output)?;
     let change = change(args)?;
+    if output == Output::Json && change.is_some() {
+        return Err(Failure::Usage("--output=json is only for -l".to_owned()));
+    }
     let operand = one_operand(&args.operands)?;
     let format = args.named.format.as_deref();
     let (mut source, _) = source(operand, format, args.named.image_opts, secrets)?;
@@ -22,8 +27,14 @@ pub(super) fn run(args: &SnapshotArgs, secrets: &Secrets) -> Done {
     }
     source.policy.sandbox = !args.common.no_sandbox && change.is_none();
     let Some(change) = change else {
-        let snapshots = snapshot::list(&source, &render::snapshots::prepare)?;
-        print(&render::snapshots::list(&snapshots))?;
+        let text = match output {
+            Output::Human => {
+                let snapshots = snapshot::list(&source, &render::snapshots::prepare)?;
+                render::snapshots::list(&snapshots)
+            }
+            Output::Json => qemu_json::render(&snapshot::list(&source, &|| {})?)?,
+        };
+        print(&text)?;
         return Ok(ExitCode::SUCCESS);
     };
     snapshot::change(&source, &change, &|format| {

@@ -1,10 +1,10 @@
-//! Tests of output for programs: progress, summaries and errors as JSON.
+//! Tests of output for programs: reports, progress, summaries and errors as JSON.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::{COWHIDE, Ran, cowhide, write_disk};
 
@@ -14,6 +14,12 @@ fn objects(text: &str) -> Vec<Value> {
     parsed
         .collect::<Result<_, _>>()
         .unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// Runs a command that reports a JSON value.
+fn value(folder: &Path, args: &str) -> Value {
+    let text = cowhide(folder, args).ok();
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args}: {error}: {text}"))
 }
 
 fn shell(folder: &Path, command: &str) -> Ran {
@@ -157,6 +163,7 @@ fn a_plan_tells_what_would_be_done_and_does_nothing() {
     fs::write(folder.join("pw"), "secret").unwrap();
     let convert = "convert -f raw -O qcow2 --encrypt aes --password-file pw disk.img x.qcow2";
     let plan = cowhide(folder, &format!("{convert} --plan")).ok();
+    let report = value(folder, &format!("{convert} --plan --output=json"));
     assert!(!folder.join("x.qcow2").exists());
     for line in [
         "source: 'disk.img', raw\n",
@@ -174,17 +181,165 @@ fn a_plan_tells_what_would_be_done_and_does_nothing() {
         plan.contains(&format!("({length} bytes), with data")),
         "{length}: {plan}"
     );
-    let over = cowhide(
-        folder,
-        &format!("{convert} --plan")
-            .replace("-O", "-n -O")
-            .replace("--encrypt aes ", ""),
-    )
-    .ok();
-    assert!(over.contains("which exists and is written over"), "{over}");
+    assert_eq!(report["measured"]["required"], length);
+    assert_eq!(
+        (&report["read"], &report["zeroes"]),
+        (&json!(1 << 20), &json!(7 << 20))
+    );
+    let source = json!({ "filename": "disk.img", "format": "raw", "encryption": null });
+    assert_eq!(report["sources"], json!([source]));
+    assert_eq!(report["target"]["encryption"], "aes");
+    assert_eq!(report["target-exists"], false);
+    let over = format!("{convert} --plan")
+        .replace("-O", "-n -O")
+        .replace("--encrypt aes ", "");
+    let text = cowhide(folder, &over).ok();
+    assert!(text.contains("which exists and is written over"), "{text}");
+    let report = value(folder, &format!("{over} --output=json"));
+    assert_eq!(
+        (&report["target-exists"], &report["measured"]),
+        (&json!(true), &Value::Null)
+    );
+    let without = cowhide(folder, "convert --output=json -O qcow2 disk.img y");
+    assert_eq!(without.status, Some(1), "{without:?}");
+    assert!(
+        without.stderr.contains("--output=json is only for --plan"),
+        "{without:?}"
+    );
     cowhide(
         folder,
         "convert --plan -O qcow2 -o cluster_size=3 disk.img y",
     )
     .fails(1, "Cluster size must be");
+}
+
+#[test]
+fn snapshots_are_listed_as_in_info() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    cowhide(folder, "create -q -f qcow2 x.qcow2 1M").ok();
+    let list = "snapshot -l --output=json x.qcow2";
+    assert_eq!(value(folder, list), json!([]));
+    for name in ["before", "after"] {
+        cowhide(folder, &format!("snapshot -c {name} x.qcow2")).ok();
+    }
+    let listed = value(folder, list);
+    assert_eq!(
+        listed,
+        value(folder, "info --output=json x.qcow2")["snapshots"]
+    );
+    assert_eq!(
+        (&listed[0]["name"], &listed[1]["id"]),
+        (&json!("before"), &json!("2"))
+    );
+    let text = cowhide(folder, "snapshot -l x.qcow2").ok();
+    assert!(text.starts_with("Snapshot list:\n"), "{text}");
+    let change = cowhide(folder, "snapshot --output=json -c third x.qcow2");
+    assert_eq!(change.status, Some(1), "{change:?}");
+    assert!(
+        change.stderr.contains("--output=json is only for -l"),
+        "{change:?}"
+    );
+    assert_eq!(value(folder, list), listed);
+}
+
+#[test]
+fn comparisons_say_what_differs_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("a"), [1; 8192]).unwrap();
+    fs::write(folder.join("same"), [1; 8192]).unwrap();
+    fs::write(folder.join("other"), [[1; 4096], [2; 4096]].concat()).unwrap();
+    fs::write(folder.join("long"), [[1; 8192], [0; 8192]].concat()).unwrap();
+    fs::File::create(folder.join("hole"))
+        .unwrap()
+        .set_len(8192)
+        .unwrap();
+    fs::write(folder.join("zeroes"), [0; 8192]).unwrap();
+    let result = |args: &str, status: i32| {
+        let ran = cowhide(folder, &format!("compare --output=json {args}"));
+        assert_eq!((ran.status, &*ran.stderr), (Some(status), ""), "{ran:?}");
+        serde_json::from_str::<Value>(&ran.stdout).unwrap()
+    };
+    let expected = |difference: Option<&str>, offset: Option<u64>, longer: bool| {
+        let identical = difference.is_none();
+        json!({ "identical": identical, "difference": difference, "offset": offset, "longer": longer })
+    };
+    assert_eq!(result("a same", 0), expected(None, None, false));
+    assert_eq!(
+        result("a other", 1),
+        expected(Some("content"), Some(4096), false)
+    );
+    assert_eq!(result("a long", 0), expected(None, None, true));
+    assert_eq!(result("-s a long", 1), expected(Some("size"), None, false));
+    assert_eq!(
+        result("-s hole zeroes", 1),
+        expected(Some("status"), Some(0), false)
+    );
+    assert_eq!(cowhide(folder, "compare -q --output=json a same").ok(), "");
+}
+
+#[test]
+fn benchmarks_are_objects_with_their_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("disk.img"), [1; 65536]).unwrap();
+    let mut report = value(
+        folder,
+        "bench -c 10 -d 2 -s 1k -S 4k -o 512 --output=json disk.img",
+    );
+    let seconds = report["seconds"].take();
+    assert!(seconds.as_f64().unwrap() > 0.0, "{seconds}");
+    let expected = json!({
+        "filename": "disk.img", "operation": "read", "requests": 10, "length": 1024, "in-flight": 2,
+        "offset": 512, "step": 4096, "flush-interval": 0, "seconds": null,
+    });
+    assert_eq!(report, expected);
+    let writes = "bench -w -c 10 -d 2 --flush-interval 5 --output=json -f raw disk.img";
+    let report = value(folder, writes);
+    assert_eq!(
+        (&report["operation"], &report["flush-interval"]),
+        (&json!("write"), &json!(5))
+    );
+}
+
+/// Checks messages that have a text of their own, and findings.
+#[test]
+fn every_line_of_standard_error_is_an_object() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("disk.img"), [1; 8192]).unwrap();
+    cowhide(folder, "convert -q -O qcow2 disk.img x.qcow2").ok();
+    cowhide(folder, "convert -q -O qcow2 disk.img bad.qcow2").ok();
+    let bad = fs::OpenOptions::new()
+        .write(true)
+        .open(folder.join("bad.qcow2"))
+        .unwrap();
+    // An entry of the L2 table, in cluster 2, that refers to cluster 1.
+    let entry = [0, 0, 0, 0, 0, 1, 0, 0];
+    std::os::unix::fs::FileExt::write_all_at(&bad, &entry, (2 << 16) + 8).unwrap();
+    for (args, what, message) in [
+        ("check disk.img", "error", "does not support checks"),
+        ("check bad.qcow2", "finding", "ERROR cluster 1 "),
+        ("resize x.qcow2 4096", "error", "Use the --shrink option"),
+        ("resize x.qcow2 4096", "warning", "Shrinking an image"),
+        (
+            "resize disk.img 16k",
+            "warning",
+            "Image format was not specified",
+        ),
+        ("dd if=disk.img of=y skip=100", "error", "cannot skip to"),
+    ] {
+        let ran = cowhide(folder, &format!("--error-format=json {args}"));
+        let lines = objects(&ran.stderr);
+        assert!(lines.iter().all(Value::is_object), "{args}: {ran:?}");
+        let of_kind = lines.iter().filter(|line| line[what].is_object());
+        let texts: Vec<_> = of_kind
+            .map(|line| line[what]["message"].to_string())
+            .collect();
+        assert!(
+            texts.iter().any(|text| text.contains(message)),
+            "{args}: {ran:?}"
+        );
+    }
 }

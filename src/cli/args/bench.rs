@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::shared::{CommonArgs, NamedArgs, PasswordArgs, WrittenArgs};
+use super::shared::{CommonArgs, NamedArgs, OutputArgs, PasswordArgs, WrittenArgs};
 
 /// `bench`
 #[derive(Debug, Args)]
@@ -96,6 +96,8 @@ pub struct BenchArgs {
     /// Open the image even while another process writes it
     #[arg(short = 'U', long)]
     pub(in crate::cli) force_share: bool,
+    #[command(flatten)]
+    pub(in crate::cli) output: OutputArgs,
     /// The image
     #[arg(value_name = "FILENAME")]
     pub(in crate::cli) operands: Vec<OsString>,

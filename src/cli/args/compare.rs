@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::shared::{CommonArgs, PasswordArgs, ProgressArgs};
+use super::shared::{CommonArgs, OutputArgs, PasswordArgs, ProgressArgs};
 
 /// `compare`
 #[derive(Debug, Args)]
@@ -44,6 +44,8 @@ pub struct CompareArgs {
     pub(in crate::cli) force_share: bool,
     #[command(flatten)]
     pub(in crate::cli) progress: ProgressArgs,
+    #[command(flatten)]
+    pub(in crate::cli) output: OutputArgs,
     /// The images
     #[arg(value_name = "FILENAME1 FILENAME2")]
     pub(in crate::cli) operands: Vec<OsString>,

@@ -152,6 +152,9 @@ pub struct ConvertArgs {
     /// Print what would be done, and do nothing
     #[arg(long, help_heading = OWN)]
     pub(in crate::cli) plan: bool,
+    /// Form of the plan: human or json
+    #[arg(long, value_name = "FORM", default_value = "human", help_heading = OWN)]
+    pub(in crate::cli) output: String,
     /// Read the target back after writing, and compare it with the source
     #[arg(long, help_heading = OWN)]
     pub(in crate::cli) verify: bool,

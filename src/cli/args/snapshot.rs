@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use clap::{ArgAction, Args};
 
 use super::shared::{CommonArgs, NamedArgs};
+use crate::cli::getopt::OWN;
 
 /// `snapshot`
 #[derive(Debug, Args)]
@@ -29,6 +30,9 @@ pub struct SnapshotArgs {
     /// Delete the first snapshot of that name
     #[arg(short, long, value_name = "SNAPSHOT", allow_hyphen_values = true)]
     pub(in crate::cli) delete: Vec<OsString>,
+    /// Form of the list: human or json
+    #[arg(long, value_name = "FORM", default_value = "human", help_heading = OWN)]
+    pub(in crate::cli) output: String,
     /// The image
     #[arg(value_name = "FILENAME")]
     pub(in crate::cli) operands: Vec<OsString>,

@@ -1,12 +1,73 @@
-//! The report of `convert --plan`: the work that a conversion would do.
+//! The report of `convert --plan`, as text and as JSON: the work that a conversion would do.
 
 use std::fmt::Write as _;
 
+use serde::Serialize;
+
 use crate::commands::forecast::{Forecast, ForecastImage};
-use crate::error::printable;
+use crate::crypto::Backend;
+use crate::error::{Result, printable};
+use crate::formats::driver::Measured;
+use crate::formats::encryption::EncryptionFormat;
+use crate::options::qemu_json;
 use crate::units::human_size;
 
-/// Renders a forecast.
+/// The report for programs, with the names of the summary of a conversion.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct PlanReport<'a> {
+    sources: Vec<PlannedImage<'a>>,
+    target: PlannedImage<'a>,
+    target_exists: bool,
+    virtual_size: u64,
+    read: u64,
+    zeroes: u64,
+    measured: Option<Measured>,
+    threads: usize,
+    cipher_backend: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct PlannedImage<'a> {
+    filename: &'a str,
+    format: &'static str,
+    encryption: Option<&'static str>,
+}
+
+impl<'a> PlannedImage<'a> {
+    fn of(image: &'a ForecastImage) -> Self {
+        Self {
+            filename: &image.name,
+            format: image.format,
+            encryption: image.encryption.map(EncryptionFormat::name),
+        }
+    }
+}
+
+/// Renders a forecast as JSON.
+///
+/// # Errors
+/// Returns the errors of [`qemu_json::render`].
+pub fn json(forecast: &Forecast) -> Result<String> {
+    qemu_json::render(&PlanReport {
+        sources: forecast.sources.iter().map(PlannedImage::of).collect(),
+        target: PlannedImage::of(&forecast.target),
+        target_exists: forecast.exists,
+        virtual_size: forecast.size,
+        read: forecast.read,
+        zeroes: zeroes(forecast),
+        measured: forecast.measured,
+        threads: forecast.threads,
+        cipher_backend: forecast.backend.map(Backend::name),
+    })
+}
+
+/// Returns the number of bytes of the disk that are known to be zero.
+fn zeroes(forecast: &Forecast) -> u64 {
+    forecast.size.saturating_sub(forecast.read)
+}
+
+/// Renders a forecast as text.
 pub fn human(forecast: &Forecast) -> String {
     let mut text = String::new();
     // Writing to a string can't fail.
@@ -26,7 +87,7 @@ pub fn human(forecast: &Forecast) -> String {
     let (size, read) = (forecast.size, forecast.read);
     let _ = writeln!(text, "disk: {} ({size} bytes)", human_size(size));
     let _ = writeln!(text, "to read: {} ({read} bytes)", human_size(read));
-    let zeroes = size.saturating_sub(read);
+    let zeroes = zeroes(forecast);
     let _ = writeln!(
         text,
         "known to be zero: {} ({zeroes} bytes)",

@@ -1,6 +1,7 @@
 //! The rendering of reports, as text and as JSON.
 
 pub mod check;
+pub mod comparison;
 pub mod explanation;
 pub mod forecast;
 pub mod info;
