@@ -7,9 +7,10 @@ use super::convert::{Conversion, join};
 use crate::crypto::{Backend, chosen_backend};
 use crate::error::{Error, Result};
 use crate::formats::driver::{Contents, Measured};
-use crate::formats::encryption::EncryptionFormat;
+use crate::formats::encryption::{EncryptionFormat, key_secret, key_secret_option};
 use crate::formats::{Image, ImageFile};
 use crate::nodes::Disk;
+use crate::options::Values;
 use crate::units::GuestOffset;
 
 /// The work that a conversion would do.
@@ -72,7 +73,7 @@ pub fn run(plan: &Conversion<'_>) -> Result<Forecast> {
         bitmaps: only.and_then(ImageFile::bitmaps),
     };
     let measured = match new {
-        Some(_) => known(target.format().measure(&target.options, &contents))?,
+        Some(_) => known(target.format().measure(&with_secret(plan), &contents))?,
         None => None,
     };
     let of_sources = sources.iter().any(|image| image.encryption.is_some());
@@ -88,6 +89,16 @@ pub fn run(plan: &Conversion<'_>) -> Result<Forecast> {
         sources,
         target: target_named,
     })
+}
+
+/// Returns the options of the target with a secret if it is encrypted, without which formats measure nothing. The
+/// password may come from elsewhere, and only a new image needs it.
+fn with_secret(plan: &Conversion<'_>) -> Values {
+    let mut options = plan.target.options.clone();
+    if key_secret(&options).is_none() {
+        options.set(key_secret_option(&options), "");
+    }
+    options
 }
 
 fn named(source: &Disk) -> Option<ForecastImage> {

@@ -200,6 +200,18 @@ fn a_plan_tells_what_would_be_done_and_does_nothing() {
         (&report["target-exists"], &report["measured"]),
         (&json!(true), &Value::Null)
     );
+    for options in [
+        "-O qcow2 --encrypt luks -o encrypt.iter-time=10",
+        "-O luks -o iter-time=10",
+    ] {
+        let convert = format!("convert -f raw {options} --password-file pw disk.img luks");
+        let report = value(folder, &format!("{convert} --plan --output=json"));
+        cowhide(folder, &convert).ok();
+        let length = fs::metadata(folder.join("luks")).unwrap().len();
+        assert_eq!(report["target"]["encryption"], "luks");
+        let required = report["measured"]["required"].as_u64();
+        assert!(required >= Some(length), "{length}: {report}");
+    }
     let without = cowhide(folder, "convert --output=json -O qcow2 disk.img y");
     assert_eq!(without.status, Some(1), "{without:?}");
     assert!(
