@@ -4,6 +4,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/schemas.rs"]
+mod schemas;
 
 mod at_a_terminal;
 mod commands;
@@ -13,6 +15,7 @@ mod documents;
 mod ended;
 mod for_programs;
 mod help;
+mod json_schemas;
 mod manual;
 mod mistakes;
 mod names_inside;

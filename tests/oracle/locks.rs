@@ -122,10 +122,10 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// A process of `qemu-io` that keeps an image open until it is dropped.
-struct Holder(Child);
+pub struct Holder(Child);
 
 impl Holder {
-    fn open(folder: &Path, args: &str) -> Self {
+    pub fn open(folder: &Path, args: &str) -> Self {
         let mut child = Command::new("qemu-io")
             .args(args.split_whitespace())
             .current_dir(folder)

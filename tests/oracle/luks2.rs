@@ -21,8 +21,8 @@ const IMAGE: &str = "driver=luks,file.filename=x.luks,key-secret=s";
 const OTHER: &str = "driver=luks,file.filename=x.luks,key-secret=other";
 
 /// The lowest costs of key derivation.
-const ARGON2: &str = "--pbkdf-memory 32 --pbkdf-parallel 1 --pbkdf-force-iterations 4";
-const PBKDF2: &str = "--pbkdf pbkdf2 --pbkdf-force-iterations 1000";
+pub const ARGON2: &str = "--pbkdf-memory 32 --pbkdf-parallel 1 --pbkdf-force-iterations 4";
+pub const PBKDF2: &str = "--pbkdf pbkdf2 --pbkdf-force-iterations 1000";
 
 pub fn trials() -> Vec<Trial> {
     only_with_cryptsetup(vec![
@@ -35,7 +35,7 @@ pub fn trials() -> Vec<Trial> {
     ])
 }
 
-fn cryptsetup(folder: &Path, line: &str) -> Ran {
+pub fn cryptsetup(folder: &Path, line: &str) -> Ran {
     run(folder, "cryptsetup", line.split_whitespace())
 }
 
@@ -51,7 +51,7 @@ fn with_passwords(folder: &Path, line: &str) -> Ran {
     ours(folder, &line)
 }
 
-fn folder() -> tempfile::TempDir {
+pub fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let folder_path = folder.path();
     fs::write(folder_path.join("key"), "correct horse battery").unwrap();
@@ -61,7 +61,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 /// Makes `x.luks` of `disk.raw`: cryptsetup moves the disk after a header, and encrypts it.
-fn make(folder: &Path, options: &str) {
+pub fn make(folder: &Path, options: &str) {
     fs::copy(folder.join("disk.raw"), folder.join("x.luks")).unwrap();
     let file = fs::File::options().write(true).open(folder.join("x.luks"));
     // Half of the space is for the header, and the other half for the data that is being moved.

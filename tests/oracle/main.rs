@@ -10,6 +10,8 @@ mod common;
 mod parallels_extension;
 #[path = "../common/power_cut.rs"]
 mod power_cut;
+#[path = "../common/schemas.rs"]
+mod schemas;
 
 mod accelerations;
 mod access;
@@ -45,6 +47,7 @@ mod features;
 mod inside;
 mod interrupted;
 mod into;
+mod json_schemas;
 mod limits;
 mod locks;
 mod long_chains;
@@ -172,6 +175,7 @@ fn main() -> ExitCode {
     trials.extend(names::trials());
     trials.extend(inside::trials());
     trials.extend(interrupted::trials());
+    trials.extend(json_schemas::trials());
     trials.extend(limits::trials());
     trials.extend(locks::trials());
     trials.extend(long_chains::trials());

@@ -34,7 +34,7 @@ with open('back.raw', 'wb') as back:
         back.write(piece)
 ";
 /// The interpreters that may have the modules: the one in PATH, and that of Debian's packages.
-const PYTHONS: [&str; 2] = ["python3", "/usr/bin/python3"];
+pub const PYTHONS: [&str; 2] = ["python3", "/usr/bin/python3"];
 
 pub fn trials() -> Vec<Trial> {
     let required =
