@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use libtest_mimic::Trial;
+use serde_json::{Map, Value};
 
 use crate::common::{COWHIDE, Noise, Ran, until_it_has, write_disk};
 use crate::tools::{Tool, ours, qemu_img, words};
@@ -198,4 +199,9 @@ fn sigusr1_beside_lines() {
     let ran = ask(slow_conversion(folder.path(), &["-p"]));
     assert!(ran.stdout.ends_with("(100.00/100%)\r\n"), "{ran:?}");
     assert_eq!(ran.stderr, "");
+    fs::remove_file(folder.path().join("x.qcow2")).unwrap();
+    let ran = ask(slow_conversion(folder.path(), &["--progress=json"]));
+    assert!(ran.stderr.lines().count() > 3, "{ran:?}");
+    let is_object = |line: &str| serde_json::from_str::<Map<String, Value>>(line).is_ok();
+    assert!(ran.stderr.lines().all(is_object), "{ran:?}");
 }

@@ -145,7 +145,7 @@ impl Observer for Progress {
         match &self.form {
             Form::Nothing => {}
             Form::Lines(lines) => return lines.progress(done, total),
-            Form::Json(lines) => lines.progress(self.elapsed(), done, total),
+            Form::Json(lines) => return lines.progress(self.elapsed(), done, total),
             Form::Bar(bar) => bar.progress(self.elapsed(), done, total),
         }
         if self.asked.swap(false, Ordering::Relaxed) {
