@@ -75,7 +75,8 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         messages::called_by(name);
     }
     messages::set_form(&arguments);
-    crate::storage::tell_by(|line| complain_of(&anyhow!("{line}")));
+    crate::crypto::forbid_core_dumps();
+    crate::storage::undo_when_interrupted(|line| complain_of(&anyhow!("{line}")));
     if let Some(status) = completions::answer(&arguments) {
         return status;
     }

@@ -49,7 +49,7 @@ pub use keyed_cipher::KeyedCipher;
 pub use keyring::from_keyring;
 pub(crate) use memory::wipe_stack;
 pub use passwords::Passwords;
-pub use secret::Secret;
+pub use secret::{Secret, forbid_core_dumps};
 pub use secrets::Secrets;
 pub use sector::{SECTOR_SIZE, SectorLength};
 pub use sector_cipher::SectorCipher;

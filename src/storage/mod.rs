@@ -26,7 +26,8 @@ pub use cache::CacheMode;
 pub use driver::{NewStorage, Opening, Refuse, Reopen, StorageDriver, Unfinished};
 pub use file::{
     Claim, DEVICE_OPTIONS, DIRECT_ALIGNMENT, FILE_OPTIONS, FileStorage, NotShared, SHARED_UNIT,
-    UnfinishedFile, avoids_copies, before_interrupt, check_name, check_preallocation, tell_by,
+    UnfinishedFile, avoids_copies, before_interrupt, check_name, check_preallocation,
+    undo_when_interrupted,
 };
 pub use filter::Filter;
 pub use identity::Identity;

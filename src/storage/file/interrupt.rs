@@ -1,5 +1,8 @@
 //! The end of the program by a signal: unfinished files are undone, and then the signal has its usual effect.
 //!
+//! Only the program asks for that, by [`undo_when_interrupted`]. Signals are a matter of the whole process, so those of
+//! a process that uses the library stay its own.
+//!
 //! A separate thread waits for the signals, so that a write that hangs doesn't delay them. It closes the [`GATE`],
 //! waits for the writes in flight, and undoes every unfinished file. From then on the list of these files stays
 //! locked, so that no file can be kept any more. Further signals have no effect, so that an impatient user leaves no
@@ -45,22 +48,27 @@ const UNDOING_TAKES: Duration = Duration::from_secs(10);
 /// The files to be undone when the program is interrupted.
 static UNFINISHED: Mutex<Vec<Arc<UndoEntry>>> = Mutex::new(Vec::new());
 
-/// The receiver of lines about undone files.
+/// The receiver of lines about undone files. Without one, signals aren't handled.
 static REPORT: OnceLock<fn(&str)> = OnceLock::new();
 
-/// Sets the receiver of a line about each unfinished file that was undone because of a signal. It is called from
-/// another thread, at most once for each file, after all are undone. Only the first call of this function has an
-/// effect.
-pub fn tell_by(tell: fn(&str)) {
+/// Undoes unfinished files when a signal ends the program, from the first such file on. `tell` receives a line about
+/// each. It is called from another thread, at most once for each file, after all are undone. Only the first call of
+/// this function has an effect.
+pub fn undo_when_interrupted(tell: fn(&str)) {
     let _ = REPORT.set(tell);
+}
+
+/// Returns true if the program handles signals.
+fn handles_signals() -> bool {
+    REPORT.get().is_some()
 }
 
 /// The function that is called before the first line about a file.
 static BEFORE: OnceLock<fn()> = OnceLock::new();
 
 /// Sets a function for the end by a signal, which is called from another thread after files are undone and before any
-/// line about them. Only the first call has an effect. From then on signals are handled, even without unfinished
-/// files.
+/// line about them. Only the first call has an effect. From then on the program handles signals, even without
+/// unfinished files.
 pub fn before_interrupt(action: fn()) {
     let _ = BEFORE.set(action);
     undo_on_signals();
@@ -83,6 +91,9 @@ pub(super) fn registry() -> MutexGuard<'static, Vec<Arc<UndoEntry>>> {
 /// no effect.
 pub(super) fn fail_beyond_the_limit() {
     static ONCE: Once = Once::new();
+    if !handles_signals() {
+        return;
+    }
     ONCE.call_once(|| drop(signal_hook::flag::register(SIGXFSZ, Arc::default())));
 }
 
@@ -90,6 +101,9 @@ pub(super) fn fail_beyond_the_limit() {
 /// later calls have no effect. Before that the signals aren't handled.
 pub(super) fn undo_on_signals() {
     static ONCE: Once = Once::new();
+    if !handles_signals() {
+        return;
+    }
     ONCE.call_once(|| {
         let ignored = ignored();
         let is_ignored = |signal: &i32| ignored & (1 << (signal - 1)) != 0;

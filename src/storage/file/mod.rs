@@ -25,7 +25,7 @@ mod unfinished;
 pub use create_options::{DEVICE_OPTIONS, FILE_OPTIONS, avoids_copies, check_preallocation};
 pub use file_storage::{DIRECT_ALIGNMENT, FileStorage};
 pub use inherited::check_name;
-pub use interrupt::{before_interrupt, tell_by};
+pub use interrupt::{before_interrupt, undo_when_interrupted};
 pub use locks::Claim;
 pub use share::{NotShared, SHARED_UNIT};
 pub use unfinished::UnfinishedFile;
