@@ -24,6 +24,8 @@ pub enum ErrorKind {
     MissingSecret,
     /// Another process uses the image; it may be free later.
     Locked,
+    /// The caller has cancelled the work.
+    Cancelled,
 }
 
 impl ErrorKind {
@@ -36,6 +38,7 @@ impl ErrorKind {
             Self::Invalid => "invalid",
             Self::MissingSecret => "missing-secret",
             Self::Locked => "locked",
+            Self::Cancelled => "cancelled",
         }
     }
 }
@@ -52,6 +55,25 @@ pub struct Error {
 /// The library's result type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+impl Error {
+    /// Returns the lines of the hint, if there is one.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// Returns the kind of the failure.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Returns the kind of the system call's error, if a system call failed.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        self.source.as_ref().map(io::Error::kind)
+    }
+}
+
+// Errors are made by the library itself. These methods may change in any release, as its modules may.
+#[cfg_attr(not(any(clippy, internals)), doc(hidden))]
 impl Error {
     /// Makes an error of the given kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
@@ -116,21 +138,6 @@ impl Error {
             Some(hint) => self.with_hint(hint),
             None => self,
         }
-    }
-
-    /// Returns the lines of the hint, if there is one.
-    pub fn hint(&self) -> Option<&str> {
-        self.hint.as_deref()
-    }
-
-    /// Returns the kind of the failure.
-    pub fn kind(&self) -> ErrorKind {
-        self.kind
-    }
-
-    /// Returns the kind of the system call's error, if a system call failed.
-    pub fn io_kind(&self) -> Option<io::ErrorKind> {
-        self.source.as_ref().map(io::Error::kind)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use syn::{Attribute, Fields, ImplItem, Item, Visibility};
+use syn::{Attribute, Fields, ImplItem, Item, Meta, Visibility};
 
 /// The listing, below the crate's root.
 const LISTING: &str = "docs/public-interface.txt";
@@ -39,6 +39,18 @@ fn public_names(root: &Path) -> Vec<String> {
 
 fn is_public(visibility: &Visibility) -> bool {
     matches!(visibility, Visibility::Public(_))
+}
+
+/// Returns true if the documentation leaves an item out, so that it isn't in the interface.
+fn is_hidden(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| match &attribute.meta {
+        Meta::List(list) => {
+            let is_doc = list.path.is_ident("doc");
+            let tokens = list.tokens.to_string().replace(' ', "");
+            (is_doc && tokens == "hidden") || tokens.contains("doc(hidden)")
+        }
+        Meta::Path(_) | Meta::NameValue(_) => false,
+    })
 }
 
 /// Removes the attributes that callers don't depend on.
@@ -79,6 +91,7 @@ fn public_part(item: Item, names: &[String]) -> Option<Item> {
             bare(&mut item.attrs);
             Some(Item::Type(item))
         }
+        Item::Impl(item) if is_hidden(&item.attrs) => None,
         Item::Impl(mut item) => {
             let syn::Type::Path(path) = &*item.self_ty else {
                 return None;

@@ -166,7 +166,8 @@ pub fn run(
         taken.copy(target, &written)?;
     }
     if plan.verify {
-        verify(image, target, &written, *settings, passwords)?;
+        let observer = OnlyCancelling(observer);
+        verify(image, target, &written, *settings, passwords, &observer)?;
     }
     opened.iter().try_for_each(Disk::check_lengths)?;
     written.keep(target)?;
@@ -227,6 +228,7 @@ fn verify(
     written: &Written,
     settings: Settings,
     passwords: &dyn Passwords,
+    observer: &dyn Observer,
 ) -> Result<()> {
     let compare = || {
         let written = target.as_source(written, passwords)?;
@@ -243,7 +245,7 @@ fn verify(
             side(image, "the source"),
             side(written.image.as_ref(), "the target"),
         ];
-        match first_difference(sides, settings.workers)? {
+        match first_difference(sides, settings.workers, observer)? {
             None => Ok(()),
             Some(at) => Err(Error::corrupt(format!(
                 "it differs from the source in the sector at guest offset {}",
@@ -252,6 +254,15 @@ fn verify(
         }
     };
     compare().map_err(|error: Error| error.context(format!("verifying '{}'", target.name)))
+}
+
+/// The observer of a verification, whose progress isn't that of the conversion.
+struct OnlyCancelling<'a>(&'a dyn Observer);
+
+impl Observer for OnlyCancelling<'_> {
+    fn go_on(&self) -> Result<()> {
+        self.0.go_on()
+    }
 }
 
 /// Joins the disks of all sources into one.

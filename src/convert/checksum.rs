@@ -43,6 +43,7 @@ struct Hash<'a> {
 
 impl ReadStep for Hash<'_> {
     fn step(&self, chunk: &Chunk, [buffer, _]: &mut [Buffer; 2], read: &dyn Fn()) -> Result<bool> {
+        self.observer.go_on()?;
         let data = buffer.get(chunk.length);
         read_chunk(self.disk, chunk, data)?;
         read();

@@ -169,6 +169,7 @@ impl<'a> CopyJob<'a> {
     /// Does steps until none are left, or until a worker has failed.
     fn tasks(&self, workers: &Arc<Workers<'_, '_>>) -> Result<()> {
         while let Some(task) = self.flow.next() {
+            self.observer.go_on()?;
             match task {
                 NextStep::Write(ready) => self.write(ready)?,
                 NextStep::Read(buffer) => self.copy_next(buffer, workers)?,

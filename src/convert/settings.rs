@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::flow::MOST_IN_FLIGHT;
 use super::window::RequestWindow;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::units::GuestOffset;
 
 /// The most workers that can be asked for, and the most by default.
@@ -112,6 +112,14 @@ pub trait Observer: Sync {
     /// Reports that `done` of `total` bytes are copied.
     fn progress(&self, done: u64, total: u64) {
         let _ = (done, total);
+    }
+
+    /// Returns an error if the work is to end before it is done. Workers ask before each chunk.
+    ///
+    /// # Errors
+    /// Returns [`ErrorKind::Cancelled`](crate::error::ErrorKind::Cancelled) then.
+    fn go_on(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Reports that `length` bytes from `offset` on could not be read and were replaced by zeroes. `error` is that of

@@ -1,8 +1,10 @@
 //! Conversions of images into other formats.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::create::NewImageOptions;
 use super::open::OpenOptions;
@@ -10,10 +12,10 @@ use super::password::GivenPasswords;
 use crate::commands::convert::{BitmapCopies, Conversion, Sources, run};
 use crate::convert::{MOST_WORKERS, Observer, Settings};
 use crate::crypto::{Secret, Secrets};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// A receiver of progress: the bytes that are done, and the total.
-type OnProgress<'a> = dyn Fn(u64, u64) + Sync + 'a;
+type OnProgress<'a> = dyn Fn(u64, u64) + Send + Sync + 'a;
 
 /// The options of a conversion: for opening the source, and for the new target.
 ///
@@ -37,6 +39,7 @@ pub struct ConvertOptions<'a> {
     verifies: bool,
     threads: Option<NonZeroUsize>,
     on_progress: Option<Box<OnProgress<'a>>>,
+    is_cancelled: Option<&'a AtomicBool>,
 }
 
 /// The result of a conversion.
@@ -65,6 +68,7 @@ impl<'a> ConvertOptions<'a> {
             verifies: false,
             threads: None,
             on_progress: None,
+            is_cancelled: None,
         }
     }
 
@@ -113,18 +117,29 @@ impl<'a> ConvertOptions<'a> {
     /// Sets a receiver of progress: the bytes of the disk that are done, and the total. It is called from several
     /// threads.
     #[must_use]
-    pub fn on_progress(mut self, observer: impl Fn(u64, u64) + Sync + 'a) -> Self {
+    pub fn on_progress(mut self, observer: impl Fn(u64, u64) + Send + Sync + 'a) -> Self {
         self.on_progress = Some(Box::new(observer));
         self
     }
 
+    /// Sets a flag that cancels the conversion once it is true, within the time of a few requests. Another thread, the
+    /// receiver of progress or a signal handler may set it.
+    #[must_use]
+    pub fn cancelled_by(mut self, flag: &'a AtomicBool) -> Self {
+        self.is_cancelled = Some(flag);
+        self
+    }
+
     /// Converts the image at `source` into a new one at `target_path`. An existing regular file is overwritten in
-    /// place. A signal that ends the process undoes the unfinished target first; this sets the process's signal
-    /// handlers.
+    /// place.
+    ///
+    /// The library handles no signals. If one ends the process, the target stays unfinished: a new file mostly has no
+    /// name yet and is gone, and a file that was overwritten has no header.
     ///
     /// # Errors
-    /// Returns an error if the source can't be read or the target can't be written. No new file is left then, and an
-    /// existing file that was overwritten is empty.
+    /// Returns an error if the source can't be read or the target can't be written, or
+    /// [`ErrorKind::Cancelled`] if the conversion was cancelled. No new file is left then, and an existing file that
+    /// was overwritten is empty.
     pub fn convert(
         &self,
         source: impl AsRef<Path>,
@@ -159,11 +174,11 @@ impl<'a> ConvertOptions<'a> {
             checksum: None,
             bitmaps: BitmapCopies::Leave,
         };
-        let converted = run(
-            &plan,
-            &passwords,
-            &ProgressReceiver(self.on_progress.as_deref()),
-        )?;
+        let caller = Caller {
+            tell: self.on_progress.as_deref(),
+            is_cancelled: self.is_cancelled,
+        };
+        let converted = run(&plan, &passwords, &caller)?;
         let bytes = converted.bytes;
         Ok(ConvertSummary {
             size: converted.size,
@@ -175,12 +190,37 @@ impl<'a> ConvertOptions<'a> {
     }
 }
 
-struct ProgressReceiver<'a>(Option<&'a OnProgress<'a>>);
+impl fmt::Debug for ConvertOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConvertOptions")
+            .field("source", &self.source)
+            .field("new", &self.new)
+            .field("compressed", &self.is_compressed)
+            .field("verified", &self.verifies)
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
+    }
+}
 
-impl Observer for ProgressReceiver<'_> {
+/// The caller of a conversion, who is told of its progress and may cancel it.
+struct Caller<'a> {
+    tell: Option<&'a OnProgress<'a>>,
+    is_cancelled: Option<&'a AtomicBool>,
+}
+
+impl Observer for Caller<'_> {
     fn progress(&self, done: u64, total: u64) {
-        if let Some(tell) = self.0 {
+        if let Some(tell) = self.tell {
             tell(done, total);
+        }
+    }
+
+    fn go_on(&self) -> Result<()> {
+        match self.is_cancelled {
+            Some(flag) if flag.load(Ordering::Relaxed) => {
+                Err(Error::new(ErrorKind::Cancelled, "cancelled"))
+            }
+            _ => Ok(()),
         }
     }
 }

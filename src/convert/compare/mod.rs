@@ -74,9 +74,10 @@ pub fn compare(
 pub fn first_difference(
     sides: [Side<'_>; 2],
     workers: NonZeroUsize,
+    observer: &dyn Observer,
 ) -> Result<Option<GuestOffset>> {
     let size = sides[0].image.size();
-    match compare_pair(sides, FirstDifference::new(size), size, workers, &()).1 {
+    match compare_pair(sides, FirstDifference::new(size), size, workers, observer).1 {
         Difference::Content(offset) => Ok(Some(offset)),
         Difference::NoStatus(error) | Difference::NoData(error) => Err(error),
         Difference::Same | Difference::Size | Difference::Status(_) => Ok(None),
@@ -234,6 +235,7 @@ struct CompareJob<'a> {
 impl ReadStep for CompareJob<'_> {
     /// Other workers have the chunks before this one already, so no more chunks are needed after a difference.
     fn step(&self, chunk: &Chunk, [one, other]: &mut [Buffer; 2], read: &dyn Fn()) -> Result<bool> {
+        self.observer.go_on()?;
         for run in &chunk.data {
             let start = GuestOffset(chunk.guest.0 + run.start as u64);
             let both = [one.get(run.len()), other.get(run.len())];

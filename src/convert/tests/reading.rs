@@ -37,7 +37,7 @@ fn the_first_difference_is_found_wherever_it_is() {
     for workers in [1, 3] {
         let difference = |other: Vec<u8>| {
             let other = raw(other);
-            let found = first_difference(sides(&stored, &other), count(workers));
+            let found = first_difference(sides(&stored, &other), count(workers), &());
             found.unwrap().map(|at| at.0)
         };
         assert_eq!(difference(disk.clone()), None);
