@@ -5,11 +5,13 @@
 //! # Overview
 //!
 //! - [`OpenOptions`] opens an image: [`DiskImage`] to read, [`WritableDisk`] to write. [`DiskImage::extents`] lists a
-//!   disk's extents.
+//!   disk's extents. [`DiskReader`] and [`DiskStream`] make them streams of the standard library.
+//! - [`OpenOptions::inspect`] reads only the header, without a password or any other file.
 //! - [`CreateOptions`] makes a new image.
 //! - [`ConvertOptions`] converts an image into another format, and encrypts, decrypts or compresses it. It uses all
-//!   processors, and reports its progress.
+//!   processors, reports its progress, and can be cancelled.
 //! - [`OpenOptions::check`] and [`OpenOptions::repair`] check and repair an image's metadata.
+//! - [`OpenOptions::take_snapshot`] and [`OpenOptions::change_bitmap`] change snapshots and bitmaps.
 //! - [`Error`] has the message of a failure, and its [`ErrorKind`].
 //!
 //! Formats and their options have the names that `qemu-img` has for them.
@@ -43,7 +45,12 @@
 //!
 //! An image names other files, and these are opened with the rights of the process. Open images that you don't trust
 //! with [`OpenOptions::untrusted`], and give the format of raw ones. Otherwise a guest that writes a header to its
-//! disk decides how the image is read.
+//! disk decides how the image is read. [`OpenOptions::inspect`] tells which files an image needs.
+//!
+//! # Effects on the process
+//!
+//! The library handles no signals, prints nothing, and leaves the limits and attributes of the process alone. A program
+//! that holds passwords should disable its core dumps (`PR_SET_DUMPABLE`), as the command does.
 //!
 //! # Stability
 //!
@@ -111,4 +118,6 @@ pub use library::convert::{ConvertOptions, ConvertSummary};
 pub use library::create::CreateOptions;
 pub use library::extents::{ExtentState, ImageExtent, ImageExtents};
 pub use library::image::{DiskBitmap, DiskImage, DiskSnapshot, WritableDisk};
+pub use library::inspect::ImageSummary;
 pub use library::open::OpenOptions;
+pub use library::streams::{DiskReader, DiskStream};

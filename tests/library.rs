@@ -1,13 +1,18 @@
 //! Tests of the library that use only its public interface.
 
+use std::fmt;
 use std::fs;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 
 use cowhide::{
-    ConvertOptions, CreateOptions, DiskBitmapChange, DiskImage, Error, ErrorKind, ExtentState,
-    OpenOptions,
+    BitmapRanges, CheckSummary, ConvertOptions, CreateOptions, DiskBitmapChange, DiskImage,
+    DiskReader, DiskStream, Error, ErrorKind, ExtentState, ImageExtents, ImageSummary, OpenOptions,
+    WritableDisk,
 };
 
 /// The size of the disk of these tests, in bytes.
@@ -127,6 +132,9 @@ fn damage_is_found_and_repaired() {
     CreateOptions::new("qcow2", SIZE).create(&image).unwrap();
     let options = OpenOptions::new().format("qcow2");
     assert!(options.check(&image).unwrap().unwrap().is_clean());
+    let opened = options.open(&image).unwrap();
+    assert_eq!(opened.cluster_size(), Some(1 << 16));
+    drop(opened);
     // This leaks the fourth cluster: the third cluster is the first refcount block.
     let mut bytes = fs::read(&image).unwrap();
     bytes[(2 << 16) + 9] = 1;
@@ -154,7 +162,7 @@ fn mistakes_are_errors_that_can_be_matched_and_leave_nothing() {
     let path = folder.join("x");
     let missing = refused(OpenOptions::new().open(&path));
     assert_eq!(missing.kind(), ErrorKind::Io);
-    assert_eq!(missing.io_kind(), Some(std::io::ErrorKind::NotFound));
+    assert_eq!(missing.io_kind(), Some(io::ErrorKind::NotFound));
     let format = refused(CreateOptions::new("qcow9", SIZE).create(&path));
     assert_eq!(format.kind(), ErrorKind::Invalid);
     let option = CreateOptions::new("qcow2", SIZE).option("clutter_size", "1M");
@@ -239,4 +247,171 @@ fn bitmaps_tell_what_has_changed() {
     refused(options.open(&image).unwrap().bitmap_ranges("fine"));
     let again = options.change_bitmap(&image, "coarse", &[DiskBitmapChange::Add(None)]);
     assert_eq!(refused(again).kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn a_cancelled_conversion_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("disk.img"), vec![7; 64 << 20]).unwrap();
+    let flag = AtomicBool::new(false);
+    // Each worker sets the flag itself after its first chunk.
+    let cancel = |done: u64, _: u64| flag.store(done > 0, Ordering::Relaxed);
+    let convert = ConvertOptions::new("qcow2")
+        .source(OpenOptions::new().format("raw"))
+        .threads(NonZeroUsize::new(1).unwrap())
+        .on_progress(cancel)
+        .cancelled_by(&flag);
+    let target = folder.join("x.qcow2");
+    let error = refused(convert.convert(folder.join("disk.img"), &target));
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    assert!(!target.exists());
+    // The flag was set before the work began.
+    let verified = ConvertOptions::new("raw").cancelled_by(&flag).verified();
+    let error = refused(verified.convert(folder.join("disk.img"), &target));
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    assert!(!target.exists());
+}
+
+#[test]
+fn an_image_is_a_stream() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut disk = raw_disk(folder);
+    let image = folder.join("x.qcow2");
+    let convert = ConvertOptions::new("qcow2");
+    convert.convert(folder.join("disk.img"), &image).unwrap();
+
+    let mut stream = DiskStream::new(Box::new(OpenOptions::new().open_to_write(&image).unwrap()));
+    // Neither the start nor the end is that of a sector.
+    stream.seek(SeekFrom::Start((2 << 20) - 3)).unwrap();
+    stream.write_all(b"written").unwrap();
+    stream.seek(SeekFrom::Current(-7)).unwrap();
+    let mut word = [0; 7];
+    stream.read_exact(&mut word).unwrap();
+    assert_eq!(&word, b"written");
+    stream.seek(SeekFrom::End(-2)).unwrap();
+    assert_eq!(stream.write(b"end").unwrap(), 2);
+    assert_eq!(stream.write(b"d").unwrap(), 0);
+    stream.flush().unwrap();
+    stream.into_inner().close().unwrap();
+    disk[(2 << 20) - 3..][..7].copy_from_slice(b"written");
+    let end = disk.len() - 2;
+    disk[end..].copy_from_slice(b"en");
+
+    let opened = Arc::new(OpenOptions::new().open(&image).unwrap());
+    let mut read = Vec::new();
+    let mut reader = DiskReader::new(Arc::clone(&opened));
+    reader.read_to_end(&mut read).unwrap();
+    assert!(read == disk);
+    assert_eq!(reader.seek(SeekFrom::End(5)).unwrap(), SIZE + 5);
+    assert_eq!(reader.read(&mut word).unwrap(), 0);
+    let before = reader.seek(SeekFrom::Current(-(SIZE as i64) - 6));
+    assert_eq!(before.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    assert_eq!(reader.stream_position().unwrap(), SIZE + 5);
+}
+
+#[test]
+fn a_header_is_read_without_the_files_that_it_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("x.qcow2");
+    CreateOptions::new("qcow2", SIZE)
+        .option("cluster_size", "4k")
+        .option("encrypt.format", "luks")
+        .option("encrypt.iter-time", "10")
+        .option("data_file", folder.path().join("data"))
+        .password("secret")
+        .create(&image)
+        .unwrap();
+    let options = OpenOptions::new();
+    options.take_snapshot(&image, "one").unwrap_err();
+    fs::remove_file(folder.path().join("data")).unwrap();
+    let header = options.inspect(&image).unwrap();
+    assert_eq!((&*header.format, header.size), ("qcow2", SIZE));
+    assert_eq!(header.cluster_size, Some(4096));
+    assert_eq!(header.encryption, Some("luks"));
+    assert_eq!(header.other_files, [folder.path().join("data")]);
+    assert_eq!((header.backing_file, header.backing_format), (None, None));
+    assert!(header.allocated.is_some_and(|bytes| bytes > 0));
+
+    let top = folder.path().join("top.qcow2");
+    fs::write(folder.path().join("base"), [0; 512]).unwrap();
+    CreateOptions::new("qcow2", SIZE)
+        .option("backing_file", "base")
+        .option("backing_fmt", "raw")
+        .create(&top)
+        .unwrap();
+    options.take_snapshot(&top, "one").unwrap();
+    fs::remove_file(folder.path().join("base")).unwrap();
+    let header = options.inspect(&top).unwrap();
+    assert_eq!(header.backing_file.unwrap(), "base");
+    assert_eq!(header.backing_format.unwrap(), "raw");
+    assert_eq!((header.snapshots, header.is_dirty), (1, false));
+    assert_eq!(header.encryption, None);
+    let raw = fs::read(&top).unwrap();
+    fs::write(&top, &raw[..100]).unwrap();
+    let error = refused(OpenOptions::new().format("qcow2").inspect(&top));
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
+#[test]
+fn images_can_be_used_by_many_threads_and_shown() {
+    fn assert_shared<T: Send + Sync + fmt::Debug>() {}
+    assert_shared::<DiskImage>();
+    assert_shared::<WritableDisk>();
+    assert_shared::<OpenOptions>();
+    assert_shared::<CreateOptions>();
+    assert_shared::<ConvertOptions<'_>>();
+    assert_shared::<ImageExtents<'_>>();
+    assert_shared::<BitmapRanges>();
+    assert_shared::<CheckSummary>();
+    assert_shared::<ImageSummary>();
+    assert_shared::<DiskReader<&DiskImage>>();
+    assert_shared::<DiskStream<Arc<WritableDisk>>>();
+    assert_shared::<Error>();
+
+    let password = "correct horse";
+    let open = format!("{:?}", OpenOptions::new().password(password));
+    let create = CreateOptions::new("luks", SIZE).password(password);
+    let convert = ConvertOptions::new("luks").password(password);
+    for shown in [open, format!("{create:?}"), format!("{convert:?}")] {
+        let bytes = format!("{:?}", password.as_bytes());
+        assert!(
+            !shown.contains(password) && !shown.contains(&bytes),
+            "{shown}"
+        );
+        assert!(shown.contains("has_password: true"), "{shown}");
+    }
+}
+
+#[test]
+fn signals_and_attributes_of_the_process_stay_as_they_are() {
+    let handled = || {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let lines = status.lines().filter(|line| line.starts_with("Sig"));
+        // Blocked signals are those of each thread.
+        let lines = lines.filter(|line| !line.starts_with("SigB") && !line.starts_with("SigP"));
+        (
+            lines.map(str::to_owned).collect::<Vec<_>>(),
+            rustix::process::dumpable_behavior().unwrap(),
+        )
+    };
+    let before = handled();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    raw_disk(folder);
+    let image = folder.join("x.qcow2");
+    ConvertOptions::new("qcow2")
+        .option("encrypt.format", "aes")
+        .password("secret")
+        .convert(folder.join("disk.img"), &image)
+        .unwrap();
+    let options = OpenOptions::new().password("secret");
+    let disk = options.open_to_write(&image).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| disk.write_at(0, b"x").unwrap());
+        scope.spawn(|| disk.write_at(1 << 20, b"x").unwrap());
+    });
+    disk.close().unwrap();
+    assert_eq!(handled(), before);
 }

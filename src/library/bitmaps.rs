@@ -1,5 +1,6 @@
 //! Persistent bitmaps: the changed parts of a disk, for backup programs, and changes of the bitmaps.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -160,6 +161,15 @@ impl BitmapRanges {
         }
         let end = self.find(false)?.saturating_mul(self.granularity);
         Ok(Some(start..end.min(self.size)))
+    }
+}
+
+impl fmt::Debug for BitmapRanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BitmapRanges")
+            .field("granularity", &self.granularity)
+            .field("bit", &self.bit)
+            .finish_non_exhaustive()
     }
 }
 

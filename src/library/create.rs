@@ -1,6 +1,7 @@
 //! Creation of images.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::Path;
 
 use super::image::new_file;
@@ -26,6 +27,7 @@ use crate::storage::CacheMode;
 ///     .create(&path)?;
 /// # Ok::<(), cowhide::Error>(())
 /// ```
+#[derive(Debug)]
 pub struct CreateOptions {
     size: u64,
     new: NewImageOptions,
@@ -75,6 +77,16 @@ pub(super) struct NewImageOptions {
     format: String,
     pub(super) options: Vec<(String, OsString)>,
     pub(super) password: Option<Secret>,
+}
+
+impl fmt::Debug for NewImageOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewImageOptions")
+            .field("format", &self.format)
+            .field("options", &self.options)
+            .field("has_password", &self.password.is_some())
+            .finish()
+    }
 }
 
 impl NewImageOptions {

@@ -1,5 +1,7 @@
 //! The extents of a disk.
 
+use std::fmt;
+
 use crate::error::Result;
 use crate::formats::{Chain, Image as _, Status};
 use crate::units::GuestOffset;
@@ -56,6 +58,14 @@ impl ImageExtent {
 pub struct ImageExtents<'a> {
     pub(super) image: &'a Chain,
     pub(super) position: u64,
+}
+
+impl fmt::Debug for ImageExtents<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageExtents")
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Iterator for ImageExtents<'_> {

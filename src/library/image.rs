@@ -1,11 +1,13 @@
 //! Open images: their disks, and the contents of their headers.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::extents::ImageExtents;
 use crate::error::{Error, Result};
 use crate::formats::bitmaps::PersistentBitmap;
+use crate::formats::info::ImageInfo;
 use crate::formats::{Image, WritableImage};
 use crate::nodes::{Disk, WritableFile};
 use crate::units::{GuestOffset, SECTOR_SIZE};
@@ -91,6 +93,14 @@ impl DiskImage {
         top.map_or("raw", |layer| layer.format.name())
     }
 
+    /// Returns the size of the image's clusters in bytes, or `None` if the format has no clusters.
+    pub fn cluster_size(&self) -> Option<u64> {
+        let mut info = ImageInfo::new(String::new(), "", self.size(), None);
+        // Damage in other tables doesn't matter here.
+        let _ = self.disk.layers.first()?.image.describe(&mut info);
+        info.cluster_size
+    }
+
     /// Returns the encryption format of the disk, `aes` or `luks`, or `None` if it isn't encrypted.
     pub fn encryption(&self) -> Option<&'static str> {
         let top = self.disk.layers.first()?;
@@ -130,6 +140,17 @@ impl DiskImage {
             image: &self.disk.image,
             position: 0,
         }
+    }
+}
+
+impl fmt::Debug for DiskImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskImage")
+            .field("format", &self.format())
+            .field("size", &self.size())
+            .field("encryption", &self.encryption())
+            .field("backing_files", &self.backing_files())
+            .finish_non_exhaustive()
     }
 }
 
@@ -178,6 +199,9 @@ impl WritableDisk {
     /// # Errors
     /// Returns an error if some of it is beyond the end of the disk, or the system's error.
     pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
         let (sectors, within) = sectors(offset, data.len())?;
         if within == 0 && sectors.end - sectors.start == data.len() as u64 {
             return self.image.write_at(GuestOffset(offset), data);
@@ -216,8 +240,19 @@ impl WritableDisk {
     }
 }
 
+impl fmt::Debug for WritableDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WritableDisk")
+            .field("size", &self.size())
+            .finish_non_exhaustive()
+    }
+}
+
 /// Reads bytes that needn't be whole sectors.
 fn read_part(image: &dyn Image, offset: u64, buffer: &mut [u8]) -> Result<()> {
+    if buffer.is_empty() {
+        return Ok(());
+    }
     let (sectors, within) = sectors(offset, buffer.len())?;
     if within == 0 && sectors.end - sectors.start == buffer.len() as u64 {
         return image.read_at(GuestOffset(offset), buffer);

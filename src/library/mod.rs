@@ -5,6 +5,8 @@
 //!
 //! - [`open`](mod@open): the options for opening an image; [`image`]: an open image; [`extents`]: the extents of its
 //!   disk;
+//! - [`inspect`]: the contents of a header;
+//! - [`streams`]: open images as streams of the standard library;
 //! - [`create`]: new images; [`convert`](mod@convert): conversions; [`check`](mod@check): checks and repairs;
 //! - [`snapshots`], [`bitmaps`]: internal snapshots and persistent bitmaps, and changes of them.
 
@@ -14,6 +16,8 @@ pub mod convert;
 pub mod create;
 pub mod extents;
 pub mod image;
+pub mod inspect;
 pub mod open;
 mod password;
 pub mod snapshots;
+pub mod streams;

@@ -1,5 +1,6 @@
 //! The options for opening an image.
 
+use std::fmt;
 use std::path::Path;
 
 use super::image::{DiskImage, WritableDisk};
@@ -43,8 +44,8 @@ impl OpenOptions {
         self
     }
 
-    /// Sets the password of every encrypted image that is opened. It is kept out of swap and of core dumps, and is
-    /// wiped when the options are dropped.
+    /// Sets the password of every encrypted image that is opened. It is kept out of swap, and is wiped when the options
+    /// are dropped. Core dumps of the process may contain it.
     #[must_use]
     pub fn password(mut self, password: impl Into<Vec<u8>>) -> Self {
         self.password = Some(Secret::new(password.into()));
@@ -99,6 +100,17 @@ impl OpenOptions {
         }
         node.snapshot.clone_from(&self.snapshot);
         Ok(node)
+    }
+}
+
+impl fmt::Debug for OpenOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenOptions")
+            .field("format", &self.format)
+            .field("has_password", &self.password.is_some())
+            .field("untrusted", &self.refuses_names)
+            .field("snapshot", &self.snapshot)
+            .finish()
     }
 }
 
