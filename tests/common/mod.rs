@@ -10,6 +10,8 @@ use std::process::{Child, Command, Output, Stdio};
 
 use rexpect::session::{PtySession, spawn_command};
 
+pub mod others;
+
 /// The program under test.
 pub const COWHIDE: &str = env!("CARGO_BIN_EXE_cowhide");
 

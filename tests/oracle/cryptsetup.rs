@@ -9,6 +9,7 @@ use std::process::Command;
 
 use libtest_mimic::Trial;
 
+use crate::common::others;
 use crate::common::{Ran, run, same_contents, write_disk};
 use crate::tools::{ours, qemu_img};
 use crate::trial;
@@ -37,8 +38,7 @@ pub fn trials() -> Vec<Trial> {
 /// Marks trials as ignored if cryptsetup is missing, unless all oracles are required.
 pub fn only_with_cryptsetup(trials: Vec<Trial>) -> Vec<Trial> {
     let is_there = Command::new("cryptsetup").arg("--version").output().is_ok();
-    let required =
-        std::env::var_os("CI").is_some() || std::env::var_os("COWHIDE_REQUIRE_ORACLE").is_some();
+    let required = others::are_required();
     let ignored = |trial: Trial| trial.with_ignored_flag(!is_there && !required);
     trials.into_iter().map(ignored).collect()
 }

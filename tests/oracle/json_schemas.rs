@@ -12,6 +12,7 @@ use std::process::Command;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
+use crate::common::others;
 use crate::common::{COWHIDE, qemu_io, run, write_disk};
 use crate::cryptsetup::only_with_cryptsetup;
 use crate::locks::Holder;
@@ -34,8 +35,7 @@ const UNSEEN: [&str; 6] = [
 ];
 
 pub fn trials() -> Vec<Trial> {
-    let required =
-        std::env::var_os("CI").is_some() || std::env::var_os("COWHIDE_REQUIRE_ORACLE").is_some();
+    let required = others::are_required();
     let python = PYTHONS.into_iter().find(|python| {
         let import = "from jsonschema import Draft202012Validator, RefResolver";
         let ran = Command::new(python)

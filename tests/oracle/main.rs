@@ -128,8 +128,7 @@ fn main() -> ExitCode {
     // Most trials wait for the disk and for other programs half of the time.
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     arguments.test_threads.get_or_insert(2 * processors);
-    let required =
-        std::env::var_os("CI").is_some() || std::env::var_os("COWHIDE_REQUIRE_ORACLE").is_some();
+    let required = common::others::are_required();
     let missing = oracle_version().err();
     let mut trials = Vec::new();
     trials.extend(map::trials());

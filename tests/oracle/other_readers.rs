@@ -9,6 +9,7 @@ use std::process::Command;
 
 use libtest_mimic::Trial;
 
+use crate::common::others;
 use crate::common::{run, write_disk};
 use crate::tools::{ours, words};
 use crate::trial;
@@ -37,8 +38,7 @@ with open('back.raw', 'wb') as back:
 pub const PYTHONS: [&str; 2] = ["python3", "/usr/bin/python3"];
 
 pub fn trials() -> Vec<Trial> {
-    let required =
-        std::env::var_os("CI").is_some() || std::env::var_os("COWHIDE_REQUIRE_ORACLE").is_some();
+    let required = others::are_required();
     let module = |module: &'static str, images: &'static [&'static str]| {
         let python = PYTHONS.into_iter().find(|python| {
             let import = format!("import {module}");
