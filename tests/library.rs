@@ -4,7 +4,8 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -414,4 +415,63 @@ fn signals_and_attributes_of_the_process_stay_as_they_are() {
     });
     disk.close().unwrap();
     assert_eq!(handled(), before);
+}
+
+/// Returns the program of an example, which `cargo test` has built unless only this file is tested.
+fn example(name: &str) -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    let folder = program.parent().unwrap().parent().unwrap();
+    let example = folder.join("examples").join(name);
+    if !example.exists() {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--locked", "--example", name]);
+        if folder.ends_with("release") {
+            build.arg("--release");
+        }
+        let built = build.current_dir(env!("CARGO_MANIFEST_DIR")).status();
+        assert!(built.unwrap().success(), "{name}");
+    }
+    example
+}
+
+#[test]
+fn the_examples_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let disk = raw_disk(folder);
+    let run = |name: &str, args: &[&str]| {
+        let input = fs::File::open(folder.join("password")).unwrap();
+        let mut command = Command::new(example(name));
+        let ran = command.args(args).current_dir(folder).stdin(input);
+        let ran = ran.stderr(Stdio::piped()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (ran.status.success(), text(ran.stdout), text(ran.stderr))
+    };
+    fs::write(folder.join("password"), "secret\n").unwrap();
+    let (done, _, said) = run("encrypt_disk", &["disk.img", "disk.qcow2"]);
+    assert!(done && said.contains("100 %"), "{said}");
+    assert!(
+        said.ends_with("1048576 of 8388608 bytes are stored\n"),
+        "{said}"
+    );
+    let opened = OpenOptions::new().password("secret");
+    assert!(read_all(&opened.open(folder.join("disk.qcow2")).unwrap()) == disk);
+
+    let (done, said, _) = run("dump_range", &["disk.img", "2097150", "18"]);
+    let lines = "00001ffffe  00 00 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d\n000020000e  0e 0f\n";
+    assert!(done && said == lines, "{said}");
+    let (done, _, said) = run("dump_range", &["disk.qcow2", "0", "1"]);
+    assert!(!done && said.contains("MissingSecret"), "{said}");
+
+    let images = folder.join("images");
+    fs::create_dir(&images).unwrap();
+    fs::rename(folder.join("disk.qcow2"), images.join("disk.qcow2")).unwrap();
+    let (done, said, _) = run("verify_folder", &["images"]);
+    assert!(done && said == "images/disk.qcow2: clean\n", "{said}");
+    // A header without the tables that it names.
+    let image = fs::read(images.join("disk.qcow2")).unwrap();
+    fs::write(images.join("disk.qcow2"), &image[..1024]).unwrap();
+    let (done, said, problem) = run("verify_folder", &["images"]);
+    assert!(!done && said.starts_with("images/disk.qcow2: "), "{said}");
+    assert!(problem.contains("1 images aren't clean"), "{problem}");
 }
