@@ -105,6 +105,25 @@ impl BochsHeader {
     /// Returns the offset of an extent's bitmap in bytes. `index` is the index of the extent in the file.
     pub(super) fn bitmap_offset(&self, index: u64) -> u64 {
         let start = self.catalog + 4 * self.entries;
-        start + index * (self.bitmap_length + self.extent_size)
+        let step = self.bitmap_length + self.extent_size;
+        start.saturating_add(index.saturating_mul(step))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_index_has_an_offset() {
+        let header = BochsHeader {
+            size: 0,
+            catalog: 512,
+            entries: 1,
+            extent_size: LARGEST_EXTENT.into(),
+            bitmap_length: 1 << 32,
+        };
+        assert_eq!(header.bitmap_offset(1), 516 + (1 << 32) + (8 << 20));
+        assert_eq!(header.bitmap_offset(u32::MAX.into()), u64::MAX);
     }
 }

@@ -66,8 +66,11 @@ impl BlockTable for Catalog {
         match self.entries.get(extent)? {
             ABSENT => Ok(Block::Zero),
             index if self.is_stored(index, sector)? => {
-                let start = self.header.bitmap_offset(index) + self.header.bitmap_length;
-                Ok(Block::At(HostOffset(start + sector * SECTOR_SIZE)))
+                let start = self.header.bitmap_offset(index);
+                let start = start.saturating_add(self.header.bitmap_length);
+                Ok(Block::At(HostOffset(
+                    start.saturating_add(sector * SECTOR_SIZE),
+                )))
             }
             _ => Ok(Block::Zero),
         }
