@@ -125,6 +125,11 @@ impl TakenPlaces {
         Ok(Self(places))
     }
 
+    /// Returns the ranges, sorted by their start.
+    pub(super) fn ranges(&self) -> &[Range<u64>] {
+        &self.0
+    }
+
     fn overlap_each_other(&self) -> bool {
         let mut pairs = self.0.windows(2);
         pairs.any(|pair| matches!(pair, [one, other] if one.end > other.start))

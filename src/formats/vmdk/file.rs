@@ -3,6 +3,7 @@
 //! The descriptor is embedded in the file of the only extent, or is a separate file that names those of the extents.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::check;
@@ -11,6 +12,7 @@ use super::esx_headers::{COWD_MARK, read_cowd, read_se_sparse};
 use super::flat::FlatBlocks;
 use super::grains::{EntryKind, GrainLayout, GrainMap};
 use super::info::{ExtentInfo, VmdkInfo};
+use super::parts;
 use super::repair;
 use super::sparse_header::{self, SparseHeader};
 use super::write::{ContentId, WritableVmdk};
@@ -20,8 +22,8 @@ use crate::formats::check::{Check, CheckEvent, CheckReport, Repair, refuse_damag
 use crate::formats::driver::{BackingRef, FileRef, ImageFile, NameRule, Parts, WriteParts};
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::{
-    Concatenation, DiskPart, Image, NewImage, OverwriteOptions, OverwrittenImage, WritableImage,
-    ZeroImage,
+    Concatenation, DiskPart, FileUse, Image, NewImage, OverwriteOptions, OverwrittenImage,
+    WritableImage, ZeroImage,
 };
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
@@ -167,10 +169,7 @@ impl VmdkFile {
     /// Returns an error if a grain directory can't be read.
     pub(super) fn grain_maps(&self) -> Result<Vec<GrainMap>> {
         let extents = self.extents.iter();
-        let maps = extents.filter_map(|extent| {
-            let file = Arc::clone(extent.file.as_ref()?);
-            Some(GrainMap::open(file, extent.layout?))
-        });
+        let maps = extents.filter_map(|extent| extent.map().transpose());
         maps.collect()
     }
 }
@@ -191,6 +190,16 @@ impl DiskExtent {
 
     pub(super) fn has_file(&self) -> bool {
         self.kind != ExtentType::Zero
+    }
+
+    /// Returns the grain tables, if there are any.
+    ///
+    /// # Errors
+    /// Returns an error if the grain directory can't be read.
+    pub(super) fn map(&self) -> Result<Option<GrainMap>> {
+        let file = self.file.as_ref().zip(self.layout);
+        let map = file.map(|(file, layout)| GrainMap::open(Arc::clone(file), layout));
+        map.transpose()
     }
 
     /// Reads the header of the extent in `file`.
@@ -366,6 +375,22 @@ impl ImageFile for VmdkFile {
         };
         info.format_specific = Some(Specific::new("vmdk", &data)?);
         Ok(())
+    }
+
+    fn parts_of(&self, used_for: FileUse, each: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
+        let extent = self.extents.iter().rfind(|extent| extent.has_file());
+        if used_for == FileUse::Metadata && (self.is_embedded || extent.is_none()) {
+            let (start, length) = self.text;
+            each(start..start.saturating_add(length));
+        }
+        // A flat extent has nothing but data.
+        if let Some(map) = extent.map(DiskExtent::map).transpose()?.flatten() {
+            match used_for {
+                FileUse::Metadata => parts::metadata(&map, each)?,
+                FileUse::Compressed => parts::compressed(&map, each)?,
+            }
+        }
+        Ok(true)
     }
 
     fn table_memory(&self) -> u64 {

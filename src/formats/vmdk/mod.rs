@@ -6,7 +6,7 @@
 //!
 //! - [`descriptor`]: the descriptor; [`sparse_header`], [`esx_headers`]: the headers of extents with grains;
 //! - [`grains`]: their tables; [`flat`]: flat extents;
-//! - [`mod@file`]: the image file; [`mod@check`]: its check; [`repair`]: its repair;
+//! - [`mod@file`]: the image file; [`mod@check`]: its check; [`repair`]: its repair; [`parts`]: its parts for pictures;
 //! - [`write`](mod@write), [`grain_write`]: writing to an image in place;
 //! - [`options`], [`plan`]: the plan of a new image; [`text`]: its descriptor;
 //! - [`new_sparse`], [`new_stream`]: a new extent; [`new_extents`]: a new image of several extents.
@@ -24,6 +24,7 @@ mod new_sparse;
 mod new_stream;
 mod options;
 mod overwrite_stream;
+mod parts;
 mod plan;
 mod repair;
 mod sparse_header;

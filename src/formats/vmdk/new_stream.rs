@@ -40,10 +40,10 @@ const BEFORE_STORED: u64 = MARKER_LENGTH as u64 + 7;
 const ZERO_GRAIN: u32 = 1;
 
 /// The types of metadata markers.
-mod marker {
-    pub(super) const TABLE: u32 = 1;
-    pub(super) const DIRECTORY: u32 = 2;
-    pub(super) const FOOTER: u32 = 3;
+pub(super) mod marker {
+    pub(in crate::formats::vmdk) const TABLE: u32 = 1;
+    pub(in crate::formats::vmdk) const DIRECTORY: u32 = 2;
+    pub(in crate::formats::vmdk) const FOOTER: u32 = 3;
 }
 
 /// A new image.
@@ -175,7 +175,7 @@ impl StreamSpace {
         if self.entries.iter().all(|entry| *entry == 0) {
             return Ok(None);
         }
-        let mut bytes = marker(TABLE, marker::TABLE).to_vec();
+        let mut bytes = marker_of(TABLE, marker::TABLE).to_vec();
         bytes.extend(self.entries.iter().flat_map(|entry| entry.to_le_bytes()));
         let sector = self.take(bytes.len())?;
         let place = self.directory.get_mut(self.table);
@@ -186,7 +186,7 @@ impl StreamSpace {
 }
 
 /// Returns a marker before `sectors` sectors of metadata.
-fn marker(sectors: u64, kind: u32) -> [u8; SECTOR_LEN] {
+pub(super) fn marker_of(sectors: u64, kind: u32) -> [u8; SECTOR_LEN] {
     let mut bytes = [0; SECTOR_LEN];
     LittleEndian::write_u64(&mut bytes, sectors);
     if let Some(field) = bytes.get_mut(MARKER_LENGTH..) {
@@ -401,9 +401,9 @@ impl NewImage for NewStream {
             ));
         }
         let end = [
-            &marker(sectors, marker::DIRECTORY)[..],
+            &marker_of(sectors, marker::DIRECTORY)[..],
             &directory,
-            &marker(1, marker::FOOTER),
+            &marker_of(1, marker::FOOTER),
             &footer.encode(),
             &[0; SECTOR_LEN],
         ];

@@ -131,6 +131,11 @@ impl SparseHeader {
     /// Reads the footer of a streamOptimized extent. Zeroes may follow it if the file was copied in blocks, which
     /// QEMU refuses.
     fn footer(&self, file: &dyn Storage, length: u64) -> Result<Self> {
+        self.find_footer(file, length).map(|(_, footer)| footer)
+    }
+
+    /// Returns the offset of the footer's marker in bytes, and the footer.
+    fn find_footer(&self, file: &dyn Storage, length: u64) -> Result<(u64, Self)> {
         let invalid = || Error::corrupt("Invalid footer");
         let mut end = length / SECTOR_SIZE * SECTOR_SIZE;
         for _ in 0..=MOST_ZERO_SECTORS {
@@ -148,7 +153,7 @@ impl SparseHeader {
                 if footer.directory == AT_END || !is_same {
                     return Err(invalid());
                 }
-                return Ok(footer);
+                return Ok((start, footer));
             }
             end -= SECTOR_SIZE;
         }
@@ -271,4 +276,17 @@ impl SparseHeader {
         put(&mut bytes, at::COMPRESSION, &self.compression.to_le_bytes());
         bytes
     }
+}
+
+/// Returns the offset of the marker before the footer in bytes, if the first header in `file` says that there is one.
+///
+/// # Errors
+/// Returns the system's error, or an error if there is no footer although there should be one.
+pub(super) fn footer_marker(file: &dyn Storage) -> Result<Option<u64>> {
+    let length = file.len()?;
+    let mut bytes = [0; LENGTH];
+    file.read_padded_at(0, &mut bytes, length)?;
+    let header = SparseHeader::parse(&bytes).filter(|header| header.directory == AT_END);
+    let found = header.map(|header| header.find_footer(file, length));
+    Ok(found.transpose()?.map(|(start, _)| start))
 }
