@@ -259,7 +259,8 @@ pub trait ImageFile: Send + Sync {
         Vec::new()
     }
 
-    /// Passes the byte ranges of the file that have this use to `each`. Returns false if the format doesn't tell.
+    /// Passes the byte ranges with this use to `each`. They are in the file with the disk's data, the last of several.
+    /// Those of a damaged image may overlap. Returns false if the format doesn't tell.
     ///
     /// # Errors
     /// Returns an error if a table that leads to them is invalid or can't be read.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{COWHIDE, cowhide, run, type_at};
+use crate::common::{COWHIDE, Noise, cowhide, run, type_at};
 
 /// Creates an image of 16 MiB with 64 KiB clusters: data in the first eighth, zero clusters, and unallocated ones.
 fn image(folder: &Path) {
@@ -131,8 +131,51 @@ fn the_file_is_drawn_with_what_is_in_it() {
     cowhide(folder, "convert -n -f raw -O qcow2 disk.img x.qcow2").ok();
     let kept = file("x.qcow2");
     assert!(kept.contains("O snapshots or unused 2 MiB"), "{kept}");
-    // Formats that don't tell.
-    cowhide(folder, "convert -f raw -O vdi disk.img x.vdi").ok();
-    let vdi = file("x.vdi");
-    assert!(vdi.contains("T metadata or unused"), "{vdi}");
+}
+
+/// Returns the picture of an image's file, after the heading of the picture.
+fn drawn_file(folder: &Path, args: &str) -> String {
+    let text = cowhide(folder, &format!("map --output=picture {args}")).ok();
+    text.split_once("\nfile: ").unwrap().1.to_owned()
+}
+
+#[test]
+fn the_tables_of_other_formats_are_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("disk.img"), Noise(61).bytes(64 << 10)).unwrap();
+    cowhide(folder, "convert -f raw -O qcow disk.img x.qcow").ok();
+    // The header and the L1 table in 56 bytes, unused space, an L2 table of 4 KiB, and 16 clusters.
+    let data = "#".repeat(64);
+    assert_eq!(
+        drawn_file(folder, "x.qcow"),
+        format!(
+            "72 KiB, 512 B a cell, data in one piece\n\
+             OOOOOOOOTTTTTTTT{data}\n\
+             {data}\n\
+             # data 64 KiB   T metadata 4.05 KiB   O snapshots or unused 3.95 KiB\n"
+        )
+    );
+    // The footer follows the disk.
+    let fixed = "convert -f raw -O vpc -o subformat=fixed,force_size=on disk.img x.vpc";
+    cowhide(folder, fixed).ok();
+    assert_eq!(
+        drawn_file(folder, "-f vpc x.vpc"),
+        format!(
+            "64.5 KiB, 512 B a cell, data in one piece\n\
+             {}\n{}T\n\
+             # data 64 KiB   T metadata 512 B\n",
+            "#".repeat(80),
+            "#".repeat(48)
+        )
+    );
+    // Grains that don't get smaller, each with a marker, between the tables.
+    let stream = "convert -f raw -O vmdk -o subformat=streamOptimized disk.img x.vmdk";
+    cowhide(folder, stream).ok();
+    let vmdk = drawn_file(folder, "x.vmdk");
+    assert!(
+        vmdk.contains("C compressed 64.5 KiB   T metadata "),
+        "{vmdk}"
+    );
+    assert!(!vmdk.contains("unused"), "{vmdk}");
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cowhide::formats::FileUse;
 use cowhide::formats::driver::Load;
 use cowhide::formats::info::ImageInfo;
 use cowhide::storage::{MemoryStorage, Operation};
@@ -20,9 +21,14 @@ pub fn look(driver: Driver, bytes: Vec<u8>) -> bool {
         };
         let mut info = ImageInfo::new(String::new(), driver.name(), file.size(), None);
         let _ = file.describe(&mut info);
-        // The time of a check depends on the tables in the header.
+        // The time of these depends on the tables in the header.
         if let Some(check) = file.check().filter(|_| file.size() < 1 << 30) {
             let _ = check.check(&mut |event| drop(event.to_string()));
+        }
+        if file.size() < 1 << 30 {
+            for used_for in [FileUse::Metadata, FileUse::Compressed] {
+                let _ = file.parts_of(used_for, &mut |part| assert!(part.start <= part.end));
+            }
         }
         let Ok(image) = file.open(parts()) else {
             continue;

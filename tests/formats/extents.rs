@@ -18,7 +18,7 @@ use crate::{Driver, disk, formats, new_disk, raw, settings};
 const SECTOR: usize = 512;
 const SIZE: usize = (1 << 20) + 8192;
 /// Each kind, and the number of files besides the descriptor.
-const KINDS: [(&str, usize); 5] = [
+pub(super) const KINDS: [(&str, usize); 5] = [
     ("monolithicSparse", 0),
     ("streamOptimized", 0),
     ("monolithicFlat", 1),
@@ -31,7 +31,7 @@ fn vmdk() -> Driver {
     formats.find(|driver| driver.name() == "vmdk").unwrap()
 }
 
-fn load(files: &[Arc<dyn Storage>]) -> Result<Box<dyn ImageFile>> {
+pub(super) fn load(files: &[Arc<dyn Storage>]) -> Result<Box<dyn ImageFile>> {
     let mut image = vmdk().load(Arc::clone(&files[0]), Load::Use)?;
     image.attach(&files[1..])?;
     Ok(image)
@@ -53,7 +53,7 @@ fn read(files: &[Vec<u8>]) -> Result<Vec<u8>> {
 }
 
 /// Files whose changes are recorded together.
-struct Recorded {
+pub(super) struct Recorded {
     files: Vec<Arc<Logged>>,
     before: Vec<Vec<u8>>,
     log: Log,
@@ -71,7 +71,7 @@ impl Recorded {
         }
     }
 
-    fn storages(&self) -> Vec<Arc<dyn Storage>> {
+    pub(super) fn storages(&self) -> Vec<Arc<dyn Storage>> {
         let files = self.files.iter();
         files
             .map(|file| Arc::<Logged>::clone(file) as Arc<dyn Storage>)
@@ -106,7 +106,7 @@ impl Recorded {
 }
 
 /// Makes a new image of a disk.
-fn create(kind: &str, more: usize, disk: &[u8]) -> Recorded {
+pub(super) fn create(kind: &str, more: usize, disk: &[u8]) -> Recorded {
     let driver = vmdk();
     let list = OsString::from(format!("subformat={kind}"));
     let options = Values::of_lists(&[driver.create_options()], &[list]).unwrap();

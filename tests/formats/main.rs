@@ -5,6 +5,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/covered.rs"]
+mod covered;
 #[path = "../common/parallels.rs"]
 mod parallels_extension;
 #[path = "../common/power_cut.rs"]
@@ -15,6 +17,7 @@ mod extents;
 mod overlays;
 mod own;
 mod own_bitmaps;
+mod places;
 mod power;
 mod promises;
 mod repairs;

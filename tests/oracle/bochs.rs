@@ -29,7 +29,7 @@ fn put(bytes: &mut [u8], at: usize, number: u32) {
 
 /// Returns an image of `size` bytes, in which extent 0 is stored completely and extent 2 in two sectors, with its
 /// disk.
-fn image(version: u32, size: usize) -> (Vec<u8>, Vec<u8>) {
+pub fn image(version: u32, size: usize) -> (Vec<u8>, Vec<u8>) {
     let mut image = vec![0; 512];
     image[..22].copy_from_slice(b"Bochs Virtual HD Image");
     image[32..39].copy_from_slice(b"Redolog");

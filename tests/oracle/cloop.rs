@@ -30,7 +30,7 @@ fn zlib(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Returns an image with these compressed blocks.
-fn image(block_size: usize, streams: &[Vec<u8>]) -> Vec<u8> {
+pub fn image(block_size: usize, streams: &[Vec<u8>]) -> Vec<u8> {
     let mut image = SCRIPT.to_vec();
     image.resize(128, 0);
     image.extend(u32::try_from(block_size).unwrap().to_be_bytes());

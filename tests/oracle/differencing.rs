@@ -21,7 +21,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-fn utf16(text: &str) -> Vec<u8> {
+pub fn utf16(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
@@ -62,7 +62,7 @@ fn refused(folder: &Path, format: &str, child: &[u8], reason: &str) {
 
 /// Makes a child of `parent` from an image with data in blocks 2 and 0. Of block 2 only four of eight sectors are
 /// valid.
-fn child_of(image: &[u8], parent: &[u8], name: &[u8]) -> Vec<u8> {
+pub fn child_of(image: &[u8], parent: &[u8], name: &[u8]) -> Vec<u8> {
     let footer = image.len() - SECTOR;
     let mut child = vpc::with_fields(image, &[(vpc::KIND, &4u32.to_be_bytes())]);
     child[2048..2560].fill(0x0f);
@@ -190,7 +190,7 @@ fn over_fixed() {
 }
 
 /// Makes a child with blocks that are in the parent, partly present, zero, and fully present.
-fn vhdx_child(image: &[u8], linkage: &str, name: &str) -> Vec<u8> {
+pub fn vhdx_child(image: &[u8], linkage: &str, name: &str) -> Vec<u8> {
     let mut child = image.to_vec();
     let kind: [u8; 16] = [
         0xb7, 0xef, 0x4a, 0xb0, 0x9e, 0xd1, 0x81, 0x4a, 0xb7, 0x89, 0x25, 0xb8, 0xe9, 0x44, 0x59,

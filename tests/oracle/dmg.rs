@@ -110,7 +110,7 @@ fn image(sectors: u64, tables: &[(u64, Vec<Chunk>)]) -> Vec<u8> {
 }
 
 /// Returns a disk and an image of it with two tables.
-fn simple() -> (Vec<u8>, Vec<u8>) {
+pub fn simple() -> (Vec<u8>, Vec<u8>) {
     let mut disk = Noise(9).bytes(40 * 512);
     disk[8 * 512..16 * 512].fill(0);
     disk[20 * 512..24 * 512].fill(0);

@@ -6,6 +6,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/covered.rs"]
+mod covered;
 #[path = "../common/parallels.rs"]
 mod parallels_extension;
 #[path = "../common/power_cut.rs"]
@@ -44,6 +46,7 @@ mod drivers;
 mod errors;
 mod every_format;
 mod features;
+mod file_parts;
 mod inside;
 mod interrupted;
 mod into;
@@ -171,6 +174,7 @@ fn main() -> ExitCode {
     trials.extend(errors::trials());
     trials.extend(every_format::trials());
     trials.extend(features::trials());
+    trials.extend(file_parts::trials());
     trials.extend(names::trials());
     trials.extend(inside::trials());
     trials.extend(interrupted::trials());

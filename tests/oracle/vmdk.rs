@@ -578,7 +578,7 @@ fn folder_with_extents() -> tempfile::TempDir {
     folder
 }
 
-const HEAD: &str = "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\n\
+pub const HEAD: &str = "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\n\
                     createType=\"monolithicFlat\"\n# Extents\n";
 const LINES: &str = "RW 2048 FLAT \"a.bin\" 0\nRW 1024 FLAT \"b.bin\" 1024\n";
 
@@ -798,7 +798,7 @@ fn missing_tables() {
     }
 }
 
-fn cowd() -> Vec<u8> {
+pub fn cowd() -> Vec<u8> {
     let mut bytes = vec![0; 2048];
     bytes[..4].copy_from_slice(b"COWD");
     put(&mut bytes, 4, &1u32.to_le_bytes());
@@ -866,7 +866,7 @@ fn extents_of_esx() {
     assert_eq!(ours(folder, &["info", "x-delta.vmdk"]).status, Some(1));
 }
 
-fn se_sparse_bytes() -> Vec<u8> {
+pub fn se_sparse_bytes() -> Vec<u8> {
     let mut bytes = vec![0; 512 * 2];
     let fields = [
         (0, 0xcafe_babe),

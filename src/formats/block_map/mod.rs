@@ -28,6 +28,8 @@ pub use two_level::{TableShape, TwoLevelTable};
 pub use used::ClusterSet;
 pub use write::{BlockAllocator, WritableBlocks};
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 use crate::units::HostOffset;
 
@@ -106,4 +108,17 @@ pub trait BlockTable: Send + Sync {
         let _ = (compressed, block);
         Err(Error::invalid("the format has no compressed blocks"))
     }
+}
+
+/// Passes the byte ranges of a disk's compressed blocks to `each`.
+///
+/// # Errors
+/// Returns an error as [`BlockTable::lookup`] does.
+pub fn compressed_parts(table: &impl BlockTable, each: &mut dyn FnMut(Range<u64>)) -> Result<()> {
+    for block in 0..table.size().div_ceil(table.block_size()) {
+        if let Block::Compressed { host, length } = table.lookup(block)? {
+            each(host.0..host.0.saturating_add(length));
+        }
+    }
+    Ok(())
 }

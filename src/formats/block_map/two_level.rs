@@ -4,6 +4,7 @@
 //! to something else.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::pages::Pages;
@@ -88,6 +89,21 @@ impl TwoLevelTable {
     /// Returns the system's error. Returns an error if there can't be a table at that offset.
     pub fn l2_offset(&self, number: u64) -> Result<Option<u64>> {
         self.find(&mut self.lock(), number)
+    }
+
+    /// Passes the byte ranges of the L1 table and of the L2 tables of the first `blocks` blocks to `each`.
+    ///
+    /// # Errors
+    /// Returns an error as [`l2_offset`](Self::l2_offset) does.
+    pub fn places(&self, blocks: u64, each: &mut dyn FnMut(Range<u64>)) -> Result<()> {
+        let shape = &self.shape;
+        each(shape.l1_offset..shape.l1_offset.saturating_add(shape.l1_length()));
+        for number in 0..blocks.div_ceil(shape.l2_entries.max(1)) {
+            if let Some(offset) = self.l2_offset(number)? {
+                each(offset..offset.saturating_add(shape.l2_length()));
+            }
+        }
+        Ok(())
     }
 
     /// Returns an L1 entry without checking it.

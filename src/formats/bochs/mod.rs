@@ -6,6 +6,7 @@
 mod header;
 mod table;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use self::header::{BochsHeader, has_mark};
@@ -14,7 +15,7 @@ use crate::error::Result;
 use crate::formats::block_map::BlockImage;
 use crate::formats::driver::{Capabilities, FormatDriver, ImageFile, Load, Parts};
 use crate::formats::info::ImageInfo;
-use crate::formats::{Image, OpaqueImage};
+use crate::formats::{FileUse, Image, OpaqueImage};
 use crate::storage::Storage;
 
 /// The format Bochs.
@@ -53,6 +54,15 @@ impl ImageFile for BochsFile {
     fn describe(&self, info: &mut ImageInfo) -> Result<()> {
         info.dirty_flag = None;
         Ok(())
+    }
+
+    fn parts_of(&self, used_for: FileUse, each: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
+        if used_for == FileUse::Metadata {
+            let catalog = Catalog::new(Arc::clone(&self.file), self.header);
+            each(0..self.header.bitmap_offset(0));
+            catalog.bitmaps(each)?;
+        }
+        Ok(true)
     }
 
     fn open(&self, _parts: Parts<'_>) -> Result<Arc<dyn Image>> {

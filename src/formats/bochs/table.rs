@@ -1,5 +1,6 @@
 //! The lookup of single sectors in the catalog and in the bitmaps of the extents.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::header::BochsHeader;
@@ -34,6 +35,21 @@ impl Catalog {
             header,
             last: LastBitmap::default(),
         }
+    }
+
+    /// Passes the range of each allocated extent's bitmap in bytes of the file to `each`.
+    ///
+    /// # Errors
+    /// Returns an error if the catalog can't be read.
+    pub(super) fn bitmaps(&self, each: &mut dyn FnMut(Range<u64>)) -> Result<()> {
+        for extent in 0..self.header.size.div_ceil(self.header.extent_size) {
+            let index = self.entries.get(extent)?;
+            if index != ABSENT {
+                let start = self.header.bitmap_offset(index);
+                each(start..start.saturating_add(self.header.bitmap_length));
+            }
+        }
+        Ok(())
     }
 
     /// Returns true if a sector of the extent with that index is allocated.

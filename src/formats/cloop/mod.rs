@@ -3,15 +3,16 @@
 //! A shell script in 128 bytes is followed by a table of the offsets of blocks, each of which is a zlib stream. All
 //! numbers are big-endian.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use byteorder::{BigEndian, ByteOrder as _};
 
-use super::block_map::{Block, BlockImage, BlockTable};
+use super::block_map::{Block, BlockImage, BlockTable, compressed_parts};
 use super::codec::{Codec, decompress_whole};
 use super::driver::{Capabilities, FormatDriver, ImageFile, Load, Parts};
 use super::info::ImageInfo;
-use super::{Image, OpaqueImage};
+use super::{FileUse, Image, OpaqueImage};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::units::{HostOffset, SECTOR_SIZE};
@@ -66,6 +67,17 @@ impl ImageFile for CloopFile {
     fn describe(&self, info: &mut ImageInfo) -> Result<()> {
         info.dirty_flag = None;
         Ok(())
+    }
+
+    fn parts_of(&self, used_for: FileUse, each: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
+        match used_for {
+            FileUse::Metadata => {
+                let table = self.blocks.offsets.len() as u64 * 8;
+                each(0..SIZES + SIZES_LENGTH as u64 + table);
+            }
+            FileUse::Compressed => compressed_parts(&self.blocks, each)?,
+        }
+        Ok(true)
     }
 
     fn table_memory(&self) -> u64 {

@@ -11,14 +11,15 @@ mod property_list;
 mod tables;
 mod trailer;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use self::image::DmgImage;
-use self::tables::{DmgChunk, read_chunks};
+use self::tables::{ChunkKind, DmgChunk, read_chunks};
 use self::trailer::Trailer;
 use super::driver::{Capabilities, FormatDriver, ImageFile, Load, Parts, Warning};
 use super::info::ImageInfo;
-use super::{Image, OpaqueImage};
+use super::{FileUse, Image, OpaqueImage};
 use crate::error::Result;
 use crate::storage::Storage;
 
@@ -50,7 +51,7 @@ impl FormatDriver for Dmg {
         let chunks = Arc::new(read_chunks(file.as_ref(), &trailer)?);
         Ok(Box::new(DmgFile {
             file,
-            size: trailer.size,
+            trailer,
             chunks,
         }))
     }
@@ -59,7 +60,7 @@ impl FormatDriver for Dmg {
 /// A dmg file whose tables have been read.
 struct DmgFile {
     file: Arc<dyn Storage>,
-    size: u64,
+    trailer: Trailer,
     chunks: Arc<Vec<DmgChunk>>,
 }
 
@@ -73,13 +74,13 @@ impl DmgFile {
             }
             end = end.max(chunk.start.saturating_add(chunk.length));
         }
-        end >= self.size
+        end >= self.trailer.size
     }
 }
 
 impl ImageFile for DmgFile {
     fn size(&self) -> u64 {
-        self.size
+        self.trailer.size
     }
 
     fn warnings(&self) -> Vec<Warning> {
@@ -97,8 +98,26 @@ impl ImageFile for DmgFile {
         Ok(())
     }
 
+    fn parts_of(&self, used_for: FileUse, each: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
+        match used_for {
+            FileUse::Metadata => self.trailer.metadata().into_iter().for_each(each),
+            FileUse::Compressed => {
+                let chunks = self.chunks.iter();
+                let chunks =
+                    chunks.filter(|chunk| !matches!(chunk.kind, ChunkKind::Zero | ChunkKind::Raw));
+                let range = |chunk: &DmgChunk| chunk.host..chunk.host.saturating_add(chunk.stored);
+                chunks.map(range).for_each(each);
+            }
+        }
+        Ok(true)
+    }
+
     fn open(&self, _parts: Parts<'_>) -> Result<Arc<dyn Image>> {
-        let image = DmgImage::new(Arc::clone(&self.file), self.size, Arc::clone(&self.chunks));
+        let image = DmgImage::new(
+            Arc::clone(&self.file),
+            self.trailer.size,
+            Arc::clone(&self.chunks),
+        );
         Ok(Arc::new(OpaqueImage::new(image)))
     }
 }

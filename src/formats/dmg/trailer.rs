@@ -1,5 +1,7 @@
 //! The trailer: 512 bytes at the end of the file, with the places of the tables.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 use crate::formats::fields::{u32_be, u64_be};
 use crate::formats::refusals::without_text;
@@ -52,6 +54,16 @@ impl Trailer {
         let start = start.ok_or_else(not_found)?;
         file.read_exact_at(start, &mut bytes, "the trailer")?;
         Self::parse(&bytes, start, file)
+    }
+
+    /// Returns the ranges of the tables and of the trailer, in bytes.
+    pub(super) fn metadata(&self) -> [Range<u64>; 3] {
+        let range = |(start, length): (u64, u64)| start..start.saturating_add(length);
+        [
+            range(self.resources),
+            range(self.list),
+            range((self.start, LENGTH as u64)),
+        ]
     }
 
     fn parse(bytes: &[u8; LENGTH], start: u64, file: &dyn Storage) -> Result<Self> {

@@ -1,5 +1,6 @@
 //! A LUKS file whose header, at its start or detached in another file, has been read.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::image::{LuksImage, WritableLuks, missing_secret};
@@ -13,7 +14,7 @@ use crate::formats::explanation::Statement;
 use crate::formats::info::{ImageInfo, Specific};
 use crate::formats::resize_file::resize_file;
 use crate::formats::{
-    Amend, Image, NewImage, OverwriteOptions, OverwrittenImage, Resize, WritableImage,
+    Amend, FileUse, Image, NewImage, OverwriteOptions, OverwrittenImage, Resize, WritableImage,
 };
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
@@ -195,6 +196,14 @@ impl ImageFile for LuksFile {
             Some(EitherHeader::Two(header)) => header.explain(),
             None => Vec::new(),
         }
+    }
+
+    fn parts_of(&self, used_for: FileUse, each: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
+        // The key slots are between the header and the disk.
+        if used_for == FileUse::Metadata && !self.is_detached {
+            each(0..self.header()?.payload_offset());
+        }
+        Ok(true)
     }
 
     fn warnings(&self) -> Vec<Warning> {

@@ -1,5 +1,6 @@
 //! A Parallels file whose header has been read.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::check::{self, BatFindings, FindingWords};
@@ -14,7 +15,7 @@ use crate::formats::check::{Check, CheckEvent, CheckReport, Repair, refuse_damag
 use crate::formats::driver::{ImageFile, Load, Parts, WriteParts};
 use crate::formats::explanation::Statement;
 use crate::formats::info::ImageInfo;
-use crate::formats::{Image, WritableImage};
+use crate::formats::{FileUse, Image, WritableImage};
 use crate::storage::Storage;
 
 /// A Parallels file.
@@ -75,6 +76,19 @@ impl ImageFile for ParallelsFile {
     fn describe(&self, info: &mut ImageInfo) -> Result<()> {
         info.dirty_flag = None;
         Ok(())
+    }
+
+    fn parts_of(&self, used_for: FileUse, each: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
+        if used_for == FileUse::Metadata {
+            each(0..self.header.table_end());
+            let extension = self.extension.iter();
+            let clusters = extension.flat_map(|found| {
+                let bits = found.clusters();
+                std::iter::once(self.header.extension).chain(bits)
+            });
+            clusters.for_each(|at| each(at..at.saturating_add(self.header.cluster_size)));
+        }
+        Ok(true)
     }
 
     fn open(&self, _parts: Parts<'_>) -> Result<Arc<dyn Image>> {

@@ -1,5 +1,6 @@
 //! A qcow file whose header has been read.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::entry_check;
@@ -7,7 +8,7 @@ use super::header::QcowHeader;
 use super::table::QcowTable;
 use crate::crypto::Secret;
 use crate::error::{Error, Result};
-use crate::formats::block_map::{BlockImage, WritableBlocks};
+use crate::formats::block_map::{BlockImage, WritableBlocks, compressed_parts};
 use crate::formats::check::refuse_damaged;
 use crate::formats::driver::{BackingRef, ImageFile, Parts, WriteParts};
 use crate::formats::encryption::{
@@ -15,7 +16,7 @@ use crate::formats::encryption::{
 };
 use crate::formats::info::ImageInfo;
 use crate::formats::zeroes::make_zero;
-use crate::formats::{Image, WritableImage};
+use crate::formats::{FileUse, Image, WritableImage};
 use crate::options::Values;
 use crate::storage::Storage;
 
@@ -85,6 +86,19 @@ impl ImageFile for QcowFile {
     fn describe(&self, info: &mut ImageInfo) -> Result<()> {
         info.cluster_size = Some(self.header.cluster_size());
         Ok(())
+    }
+
+    fn parts_of(&self, used_for: FileUse, each: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
+        let table = QcowTable::stored(Arc::clone(&self.file), self.header.clone(), false)?;
+        match used_for {
+            FileUse::Metadata => {
+                each(0..self.header.length());
+                let clusters = self.header.size.div_ceil(self.header.cluster_size());
+                table.tables().places(clusters, each)?;
+            }
+            FileUse::Compressed => compressed_parts(&table, each)?,
+        }
+        Ok(true)
     }
 
     fn open(&self, parts: Parts<'_>) -> Result<Arc<dyn Image>> {

@@ -153,6 +153,11 @@ impl QcowHeader {
         bytes
     }
 
+    /// Returns the length of the fields and of the name that follows them, in bytes.
+    pub(super) fn length(&self) -> u64 {
+        (LENGTH + self.backing.as_ref().map_or(0, Vec::len)) as u64
+    }
+
     /// Returns the cluster size in bytes.
     pub(super) fn cluster_size(&self) -> u64 {
         1 << self.cluster_bits

@@ -1,10 +1,11 @@
 //! A QED file whose header has been read.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::change;
 use super::check::{self, TableFindings};
-use super::header::{QedHeader, longest_disk};
+use super::header::{self, QedHeader, longest_disk};
 use super::table::QedTable;
 use crate::error::{Error, Result};
 use crate::formats::block_map::{Block, BlockImage, BlockTable as _, WritableBlocks};
@@ -12,7 +13,7 @@ use crate::formats::check::{Check, CheckEvent, CheckReport, Repair, refuse_damag
 use crate::formats::driver::{Backing, BackingRef, ImageFile, Parts, WriteParts};
 use crate::formats::info::ImageInfo;
 use crate::formats::zeroes::make_zero;
-use crate::formats::{Image, Preallocation, Resize, WritableImage};
+use crate::formats::{FileUse, Image, Preallocation, Resize, WritableImage};
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
 
@@ -79,6 +80,16 @@ impl ImageFile for QedFile {
     fn describe(&self, info: &mut ImageInfo) -> Result<()> {
         info.cluster_size = Some(self.header.cluster_size);
         Ok(())
+    }
+
+    fn parts_of(&self, used_for: FileUse, each: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
+        if used_for == FileUse::Metadata {
+            let header = self.header.header_size * self.header.cluster_size;
+            each(0..header.max(header::LENGTH as u64));
+            let table = self.table(false)?;
+            table.tables().places(self.header.clusters(), each)?;
+        }
+        Ok(true)
     }
 
     fn prepare_to_change(&mut self, _looks_for_damage: bool) -> Result<()> {

@@ -4,6 +4,7 @@ mod image;
 mod plan;
 mod write;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 pub use image::{NewRaw, RawImage};
@@ -14,6 +15,7 @@ use super::driver::{
     Capabilities, Contents, FormatDriver, ImageFile, Load, Measured, NewDisk, Parts, Plan,
     WriteParts,
 };
+use super::file_use::FileUse;
 use super::image::{Image, WritableImage};
 use super::new_image::NewImage;
 use super::overwrite::OverwriteOptions;
@@ -100,6 +102,11 @@ struct RawFile {
 impl ImageFile for RawFile {
     fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Passes nothing, since all of the file is the disk.
+    fn parts_of(&self, _: FileUse, _: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
+        Ok(true)
     }
 
     fn open(&self, _parts: Parts<'_>) -> Result<Arc<dyn Image>> {

@@ -1,5 +1,6 @@
 //! A VDI file whose header has been read.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::check;
@@ -11,7 +12,7 @@ use crate::formats::block_map::{BlockImage, WritableBlocks};
 use crate::formats::check::{Check, CheckEvent, CheckReport, Repair, refuse_damaged};
 use crate::formats::driver::{ImageFile, Parts, WriteParts};
 use crate::formats::info::ImageInfo;
-use crate::formats::{Image, WritableImage};
+use crate::formats::{FileUse, Image, WritableImage};
 use crate::storage::Storage;
 
 /// A VDI file.
@@ -48,6 +49,13 @@ impl ImageFile for VdiFile {
     fn describe(&self, info: &mut ImageInfo) -> Result<()> {
         info.cluster_size = Some(BLOCK_SIZE);
         Ok(())
+    }
+
+    fn parts_of(&self, used_for: FileUse, each: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
+        if used_for == FileUse::Metadata {
+            self.header.metadata().into_iter().for_each(each);
+        }
+        Ok(true)
     }
 
     fn open(&self, _parts: Parts<'_>) -> Result<Arc<dyn Image>> {

@@ -160,11 +160,16 @@ impl VdiHeader {
         })
     }
 
+    /// Returns the ranges of the header and of the block map, in bytes.
+    pub(super) fn metadata(&self) -> [Range<u64>; 2] {
+        let map = self.map_offset..self.map_offset + u64::from(self.blocks) * 4;
+        [0..LENGTH as u64, map]
+    }
+
     /// Returns true if the block map overlaps with the header or with a block.
     pub(super) fn overlaps(&self) -> bool {
-        let map = self.map_offset..self.map_offset + u64::from(self.blocks) * 4;
+        let [header, map] = self.metadata();
         let data = self.data_offset..self.data_offset + u64::from(self.blocks) * BLOCK_SIZE;
-        let header = 0..LENGTH as u64;
         let overlap = |one: &Range<u64>, other: &Range<u64>| {
             !one.is_empty() && !other.is_empty() && one.start < other.end && other.start < one.end
         };

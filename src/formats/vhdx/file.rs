@@ -2,11 +2,13 @@
 //!
 //! If the log has to be replayed, they are read in their state after the replay.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::check::{self, TableState};
 use super::differencing::{PartialDisk, VhdxParent};
 use super::header::VhdxHeader;
+use super::layout::HEADERS_END;
 use super::log::{LogChange, PendingLog};
 use super::metadata::DiskMetadata;
 use super::regions::Regions;
@@ -19,7 +21,7 @@ use crate::formats::driver::{BackingRef, ImageFile, Parts, WriteParts};
 use crate::formats::info::ImageInfo;
 use crate::formats::refusals::without_text;
 use crate::formats::zeroes::make_zero;
-use crate::formats::{Image, WritableImage, parent_name};
+use crate::formats::{FileUse, Image, WritableImage, parent_name};
 use crate::storage::Storage;
 
 /// The largest number of entries that are checked before an image is read. Entries of longer BATs are checked when
@@ -146,6 +148,18 @@ impl ImageFile for VhdxFile {
     fn describe(&self, info: &mut ImageInfo) -> Result<()> {
         info.cluster_size = Some(self.places.disk.block_size);
         Ok(())
+    }
+
+    fn parts_of(&self, used_for: FileUse, each: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
+        if used_for == FileUse::Metadata {
+            let regions = self.places.regions.clone();
+            each(0..HEADERS_END);
+            each(self.header.log_offset()..self.places.log_end);
+            each(regions.blocks);
+            each(regions.metadata);
+            self.table(false).bitmaps(each)?;
+        }
+        Ok(true)
     }
 
     fn open(&self, parts: Parts<'_>) -> Result<Arc<dyn Image>> {

@@ -237,6 +237,25 @@ impl VhdxTable {
         Ok(bits)
     }
 
+    /// Passes the range of each sector bitmap in bytes of the file to `each`.
+    ///
+    /// # Errors
+    /// Returns an error as [`EntryTable::get`] does.
+    pub(super) fn bitmaps(&self, each: &mut dyn FnMut(Range<u64>)) -> Result<()> {
+        let ratio = self.places.ratio();
+        if self.places.disk.locator.is_none() {
+            return Ok(());
+        }
+        for group in 0..self.places.blocks().div_ceil(ratio) {
+            let entry = self.entries.get(group * (ratio + 1) + ratio)?;
+            if entry & 7 == PRESENT {
+                let start = entry / MIB * MIB;
+                each(start..start.saturating_add(MIB));
+            }
+        }
+        Ok(())
+    }
+
     /// Sets the offset for new blocks, after everything else, in bytes.
     pub(super) fn start_space(&self, end: u64) {
         self.lock().next = end.next_multiple_of(MIB);

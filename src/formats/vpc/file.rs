@@ -4,6 +4,7 @@
 //! disk. A guest can write the cookie there. So the first bytes are ignored if a file ends with the footer of a fixed
 //! disk and is long enough for it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::differencing::{DifferencingDisk, VhdParent};
@@ -17,7 +18,7 @@ use crate::formats::check::refuse_damaged;
 use crate::formats::driver::{BackingRef, ImageFile, Parts, Warning, WriteParts};
 use crate::formats::info::ImageInfo;
 use crate::formats::refusals::without_text;
-use crate::formats::{Image, WritableImage, parent_name};
+use crate::formats::{FileUse, Image, WritableImage, parent_name};
 use crate::options::Values;
 use crate::storage::Storage;
 use crate::units::SECTOR_SIZE;
@@ -206,6 +207,19 @@ impl ImageFile for VpcFile {
             info.cluster_size = Some(disk.block_size);
         }
         Ok(())
+    }
+
+    fn parts_of(&self, used_for: FileUse, each: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
+        if used_for != FileUse::Metadata {
+            return Ok(true);
+        }
+        if let VpcLayout::Dynamic(disk) = self.layout {
+            disk.metadata().into_iter().for_each(&mut *each);
+            self.table(disk, false).bitmaps(each)?;
+        }
+        let end = self.footer_at.saturating_add(footer::LENGTH as u64);
+        each(self.footer_at..end.min(self.file.len()?));
+        Ok(true)
     }
 
     fn open(&self, parts: Parts<'_>) -> Result<Arc<dyn Image>> {

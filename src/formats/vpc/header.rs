@@ -126,12 +126,17 @@ impl DynamicDisk {
             .next_multiple_of(SECTOR_SIZE)
     }
 
-    /// Returns true if a range of the file overlaps with the footer's copy, the header or the BAT.
-    pub(super) fn holds_metadata(&self, part: &Range<u64>) -> bool {
+    /// Returns the ranges of the footer's copy, the header and the BAT, in bytes.
+    pub(super) fn metadata(&self) -> [Range<u64>; 3] {
         let footer = 0..footer::LENGTH as u64;
         let header = self.header_offset..self.header_offset.saturating_add(LENGTH as u64);
         let table = self.table_offset..self.table_end();
         [footer, header, table]
+    }
+
+    /// Returns true if a range of the file overlaps with the [metadata](Self::metadata).
+    pub(super) fn holds_metadata(&self, part: &Range<u64>) -> bool {
+        self.metadata()
             .iter()
             .any(|other| part.start < other.end && other.start < part.end)
     }

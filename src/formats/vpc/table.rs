@@ -115,6 +115,19 @@ impl VhdTable {
         start..start + self.disk.bitmap_length() + self.disk.block_size
     }
 
+    /// Passes the range of each block's bitmap in bytes of the file to `each`.
+    ///
+    /// # Errors
+    /// Returns an error if the BAT can't be read.
+    pub(super) fn bitmaps(&self, each: &mut dyn FnMut(Range<u64>)) -> Result<()> {
+        for block in 0..self.disk.blocks() {
+            if let Some(Range { start, .. }) = self.stored_at(block)? {
+                each(start..start + self.disk.bitmap_length());
+            }
+        }
+        Ok(())
+    }
+
     /// Checks that all blocks are inside the file.
     ///
     /// # Errors
