@@ -117,16 +117,16 @@ fn draw(
         picture.add_hole(hole);
     }
     while let Some(run) = map.next().transpose()? {
-        picture.add(&run);
+        map.pieces(&run, &mut |piece| picture.add(piece))?;
     }
     let add = |picture: &mut Picture, used_for| {
         map.parts_of(used_for, &mut |part| picture.add_part(part, used_for))
     };
-    let tells_metadata = add(&mut picture, FileUse::Metadata)?;
+    let mut tells_all = add(&mut picture, FileUse::Metadata)?;
     if picture.has_compressed() {
-        add(&mut picture, FileUse::Compressed)?;
+        tells_all &= add(&mut picture, FileUse::Compressed)?;
     }
-    picture.finish(tells_metadata);
+    picture.finish(tells_all);
     let text = match output {
         MapOutput::Svg => picture::svg(&picture),
         _ => picture::terminal(&picture, terminal),

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{Passwords, Purpose, sandbox};
 use crate::error::Result;
@@ -110,8 +111,46 @@ impl Map {
         let PlainPlace::At(storage, _) = plain.place else {
             return Ok(None);
         };
-        let mut files = layer.files.iter();
-        Ok(files.position(|file| file.location() == storage.location()))
+        // The last file may have several parts of the disk.
+        let (last, files) = match layer.files.split_last() {
+            Some((last, files)) => (last, files),
+            None => return Ok(None),
+        };
+        let is_here = |file: &Arc<dyn Storage>| file.location() == storage.location();
+        Ok(match is_here(last) {
+            true => None,
+            false => files.iter().position(is_here),
+        })
+    }
+
+    /// Passes an extent to `each`, in pieces if `qemu-img` doesn't tell where its data is: encrypted data, and data in
+    /// formats that are only read. The pieces have the offsets of the stored bytes.
+    ///
+    /// # Errors
+    /// Returns an error as [`Image::extent_at`](crate::formats::Image::extent_at) does.
+    pub fn pieces(&self, run: &MapRun, each: &mut dyn FnMut(&MapRun)) -> Result<()> {
+        let status = &run.status;
+        if !status.data || status.zero || status.compressed || status.offset.is_some() {
+            each(run);
+            return Ok(());
+        }
+        let mut piece: Option<MapRun> = None;
+        let mut start = run.start;
+        let end = run.start.0.saturating_add(status.length);
+        while start.0 < end {
+            let extent = self.source.image.extent_at(start, end - start.0)?;
+            let next = self.run(start, Status::of(&extent, true))?;
+            start = GuestOffset(start.0 + extent.length);
+            if !piece.as_mut().is_some_and(|piece| piece.join(&next))
+                && let Some(piece) = piece.replace(next)
+            {
+                each(&piece);
+            }
+        }
+        if let Some(piece) = piece {
+            each(&piece);
+        }
+        Ok(())
     }
 
     /// Returns the part of the disk that is mapped, in bytes.
@@ -156,15 +195,14 @@ impl Map {
     /// [`ImageFile::parts_of`]: crate::formats::ImageFile::parts_of
     pub fn parts_of(&self, used_for: FileUse, each: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
         match self.source.layers.first() {
-            // The parts of an image with several files are those of the first one.
-            Some(layer) if layer.files.len() <= 1 => {
+            Some(layer) => {
                 let start = layer.start;
                 let mut shifted = |part: Range<u64>| {
                     each(part.start.saturating_add(start)..part.end.saturating_add(start));
                 };
                 layer.image.parts_of(used_for, &mut shifted)
             }
-            _ => Ok(false),
+            None => Ok(false),
         }
     }
 
@@ -185,25 +223,33 @@ impl Map {
         let start = GuestOffset(self.position);
         let limit = self.end - self.position;
         let status = self.source.image.status_at(start, limit);
-        let mut status = status.map_err(|error| {
+        let status = status.map_err(|error| {
             // Iteration ends after an error.
             self.position = self.end;
             error.context("Could not read file metadata")
         })?;
+        self.position += status.length;
+        self.run(start, status).map(Some)
+    }
+
+    /// Returns the extent with a status of the image.
+    fn run(&self, start: GuestOffset, status: Status) -> Result<MapRun> {
         // The offset is reported in the file, of which the image may be a part.
         let layer = self.source.layers.get(status.depth);
         let start_in_file = layer.map_or(0, |layer| layer.start);
-        status.offset = status.offset.and_then(|host| host.after(start_in_file));
-        self.position += status.length;
+        let status = Status {
+            offset: status.offset.and_then(|host| host.after(start_in_file)),
+            ..status
+        };
         let file = match status.offset {
             Some(_) => self.find_file(start, &status)?,
             None => None,
         };
-        Ok(Some(MapRun {
+        Ok(MapRun {
             start,
             status,
             file,
-        }))
+        })
     }
 
     fn joined(&mut self) -> Result<Option<MapRun>> {

@@ -57,9 +57,13 @@ pub struct ChainImage {
 }
 
 impl ChainImage {
-    /// Returns the file with the guest's data: the external data file, if there is one.
+    /// Returns the file with the guest's data: the last of several, unless that has the header.
     pub fn data_file(&self) -> Option<&dyn Storage> {
-        self.files.last().map(AsRef::as_ref)
+        let file = match self.format.capabilities().header_role {
+            Some(_) => self.files.first(),
+            None => self.files.last(),
+        };
+        file.map(AsRef::as_ref)
     }
 }
 

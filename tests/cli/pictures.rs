@@ -179,3 +179,77 @@ fn the_tables_of_other_formats_are_drawn() {
     );
     assert!(!vmdk.contains("unused"), "{vmdk}");
 }
+
+/// Encrypted data has no offset in the other reports, since the bytes there aren't those that the guest sees.
+#[test]
+fn encrypted_data_is_drawn_where_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    image(folder);
+    fs::write(folder.join("password"), "correct horse").unwrap();
+    for (format, options) in [
+        ("luks", "key-secret=s,iter-time=10"),
+        (
+            "qcow2",
+            "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
+        ),
+        ("qcow2", "encrypt.format=aes,encrypt.key-secret=s"),
+    ] {
+        let line = format!(
+            "convert -q -f raw -O {format} --object secret,id=s,file=password -o {options} disk.img x"
+        );
+        // The other one warns.
+        assert_eq!(cowhide(folder, &line).status, Some(0));
+        let args = format!("-f {format} --password-file password x");
+        let drawn = drawn_file(folder, &args);
+        assert!(drawn.contains("# data "), "{options}: {drawn}");
+        assert!(!drawn.contains("unused"), "{options}: {drawn}");
+        assert!(drawn.contains("T metadata "), "{options}: {drawn}");
+    }
+}
+
+/// The picture is that of the file with the data, and of several such files that of the last one.
+#[test]
+fn of_several_files_the_one_with_data_is_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("disk.img"), Noise(62).bytes(4 << 20)).unwrap();
+    for (format, options) in [
+        ("qcow2", "data_file=x.data"),
+        ("vmdk", "subformat=monolithicFlat"),
+    ] {
+        let line = format!("convert -f raw -O {format} -o {options} disk.img x.{format}");
+        cowhide(folder, &line).ok();
+        let drawn = drawn_file(folder, &format!("x.{format}"));
+        assert!(drawn.starts_with("4 MiB, "), "{drawn}");
+        assert!(drawn.ends_with("\n# data 4 MiB\n"), "{drawn}");
+    }
+    // Two extents.
+    let head = "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\n\
+                createType=\"twoGbMaxExtentFlat\"\n";
+    let extents = "RW 4096 FLAT \"one\" 0\nRW 2048 FLAT \"other\" 0\nRW 2048 FLAT \"other\" 2048\n";
+    fs::write(folder.join("two.vmdk"), format!("{head}{extents}")).unwrap();
+    for name in ["one", "other"] {
+        fs::write(folder.join(name), Noise(63).bytes(2 << 20)).unwrap();
+    }
+    let drawn = drawn_file(folder, "two.vmdk");
+    assert!(drawn.starts_with("2 MiB, "), "{drawn}");
+    assert!(drawn.ends_with("\n# data 2 MiB\n"), "{drawn}");
+}
+
+#[test]
+fn a_detached_header_is_not_drawn_as_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    image(folder);
+    fs::write(folder.join("password"), "correct horse").unwrap();
+    let object = "--object secret,id=s,file=password";
+    let line = format!(
+        "create -q {object} -f luks -o key-secret=s,iter-time=10,detached-header=on head 0"
+    );
+    cowhide(folder, &line).ok();
+    let opts = "driver=luks,key-secret=s,file.filename=disk.img,header.filename=head";
+    let drawn = drawn_file(folder, &format!("{object} --image-opts {opts}"));
+    assert!(drawn.starts_with("16 MiB, "), "{drawn}");
+    assert!(drawn.ends_with("\n# data 16 MiB\n"), "{drawn}");
+}

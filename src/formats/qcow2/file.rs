@@ -185,6 +185,10 @@ impl ImageFile for Qcow2File {
     }
 
     fn parts_of(&self, used_for: FileUse, each: &mut dyn FnMut(Range<u64>)) -> Result<bool> {
+        if self.header.has_incompatible(features::DATA_FILE) {
+            // An external data file has nothing but data.
+            return Ok(true);
+        }
         match used_for {
             FileUse::Metadata => parts::metadata(self.storage.as_ref(), &self.header, each)?,
             FileUse::Compressed => parts::compressed(&self.storage, &self.header, each)?,

@@ -230,9 +230,9 @@ impl Picture {
         self.file.add(part, kind);
     }
 
-    /// Assigns the remaining bytes of the file. They may be metadata unless `tells_metadata` says that its places are
-    /// known. A hole in which something is mapped is counted as a hole.
-    pub fn finish(&mut self, tells_metadata: bool) {
+    /// Assigns the remaining bytes of the file. They may be metadata unless `tells_all` says that the places of
+    /// metadata and of compressed data are known. A hole in which something is mapped is counted as a hole.
+    pub fn finish(&mut self, tells_all: bool) {
         for cell in 0..self.file.cells.len() {
             let part = self.file.part(cell);
             let length = part.end - part.start;
@@ -251,7 +251,7 @@ impl Picture {
                     rest -= *bytes;
                 }
             }
-            let other = match tells_metadata {
+            let other = match tells_all {
                 true => CellKind::Other,
                 false => CellKind::Unknown,
             };
