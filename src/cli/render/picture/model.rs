@@ -64,6 +64,11 @@ impl CellKind {
         }
     }
 
+    /// Returns true if the kind is drawn as a shade, in which only its colour differs from others.
+    pub(super) fn is_shaded(self) -> bool {
+        !matches!(self, Self::Data | Self::Zero | Self::Nothing | Self::Hole)
+    }
+
     /// Returns the name of the kind in the legend.
     pub(super) fn name(self) -> &'static str {
         match self {

@@ -71,7 +71,12 @@ fn push(text: &mut String, kind: CellKind, is_most: bool, terminal: Terminal) {
         (CellKind::Nothing, _) => ('·', '.', 90),
         (CellKind::Hole, _) => ('·', '.', 90),
     };
-    let character = if terminal.unicode { unicode } else { ascii };
+    // Without colours, shades of several kinds would look the same.
+    let is_clear = terminal.colours || !kind.is_shaded();
+    let character = match terminal.unicode && is_clear {
+        true => unicode,
+        false => ascii,
+    };
     if terminal.colours {
         // Writing to a string can't fail.
         let _ = write!(text, "\x1b[{colour}m{character}\x1b[0m");

@@ -124,6 +124,25 @@ fn the_disk_and_the_file_are_drawn_with_what_they_hold() {
 }
 
 #[test]
+fn kinds_differ_without_colours_too() {
+    let file = |colours| {
+        let terminal_of = Terminal {
+            colours,
+            unicode: true,
+            ..PLAIN
+        };
+        let text = terminal(&detailed(), terminal_of);
+        text.split_once("\n\nfile").unwrap().1.to_owned()
+    };
+    let plain = file(false);
+    assert!(
+        plain.contains("\nTTTTOOOO████████\nCCCCCCOO████OO··\n"),
+        "{plain}"
+    );
+    assert!(file(true).contains("\u{1b}[32m▒\u{1b}[0m metadata"));
+}
+
+#[test]
 fn a_little_data_is_seen_among_nothing() {
     let mut picture = Picture::new("x".into(), 0..1 << 30, 0, 16);
     picture.add(&run(0, 1 << 29, Status::default()));
