@@ -130,7 +130,7 @@ fn the_file_is_drawn_with_what_is_in_it() {
     cowhide(folder, "snapshot -c s x.qcow2").ok();
     cowhide(folder, "convert -n -f raw -O qcow2 disk.img x.qcow2").ok();
     let kept = file("x.qcow2");
-    assert!(kept.contains("O snapshots or unused 2 MiB"), "{kept}");
+    assert!(kept.contains("O not used by the disk 2 MiB"), "{kept}");
 }
 
 /// Returns the picture of an image's file, after the heading of the picture.
@@ -153,7 +153,7 @@ fn the_tables_of_other_formats_are_drawn() {
             "72 KiB, 512 B a cell, data in one piece\n\
              OOOOOOOOTTTTTTTT{data}\n\
              {data}\n\
-             # data 64 KiB   T metadata 4.05 KiB   O snapshots or unused 3.95 KiB\n"
+             # data 64 KiB   T metadata 4.05 KiB   O not used by the disk 3.95 KiB\n"
         )
     );
     // The footer follows the disk.

@@ -78,7 +78,7 @@ impl CellKind {
             Self::Zero => "zeroes",
             Self::Nothing => "not stored",
             Self::Metadata => "metadata",
-            Self::Other => "snapshots or unused",
+            Self::Other => "not used by the disk",
             Self::Unknown => "metadata or unused",
             Self::Hole => "holes",
         }

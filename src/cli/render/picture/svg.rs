@@ -105,7 +105,7 @@ fn colour(kind: CellKind) -> &'static str {
         CellKind::Zero => "#cbd5e0",
         CellKind::Nothing | CellKind::Hole => "#edf2f7",
         CellKind::Metadata | CellKind::Unknown => "#38a169",
-        CellKind::Other => "#319795",
+        CellKind::Other => "#7b341e",
     }
 }
 

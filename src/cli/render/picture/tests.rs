@@ -91,7 +91,7 @@ fn the_file_is_drawn_with_metadata_and_compressed_data() {
          # data 6 KiB\n\
          C compressed 2.75 KiB\n\
          T metadata 2 KiB\n\
-         O snapshots or unused 4.25 KiB\n\
+         O not used by the disk 4.25 KiB\n\
          . holes 1 KiB\n"
     );
     assert!(svg(&detailed()).contains("metadata 2 KiB"));
