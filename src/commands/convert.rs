@@ -12,7 +12,7 @@ use crate::convert::{self, Algorithm, CopiedBytes, Digest, Observer, Settings};
 use crate::error::{Error, Result};
 use crate::formats::encryption::EncryptionFormat;
 use crate::formats::{Chain, Concatenation, Image, NewImage, TopOnly};
-use crate::nodes::{Disk, Node, could_not_open};
+use crate::nodes::{Disk, Node};
 use crate::storage::Storage;
 
 /// Open images that are read as one disk, one after the other.
@@ -118,20 +118,13 @@ pub fn run(
     }
     let joined = join(opened)?;
     let image = joined.as_ref();
-    let failed = |error: Error| match target.existing {
-        Some(_) => error,
-        None => {
-            let driver = target.driver.name();
-            error.context(format!("{}: error while converting {driver}", target.name))
-        }
-    };
+    let failed = |error| target.failed(error);
     // The options are checked before the files that they name.
     target.plan(image.size(), None).map_err(failed)?;
     // It stays open until the end, since the written data depends on it.
-    let base = target.base().map_err(|error| {
-        let error = error.context("Could not open backing file");
-        could_not_open(&target.name, error)
-    })?;
+    let base = target
+        .base()
+        .map_err(|error| target.backing_failed(error))?;
     let plan_of_new = target.plan(image.size(), base.as_ref()).map_err(failed)?;
     let plan_of_new = plan_of_new.as_deref();
     if let Some(taken) = &taken {

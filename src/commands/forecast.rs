@@ -11,6 +11,7 @@ use crate::formats::encryption::{EncryptionFormat, key_secret, key_secret_option
 use crate::formats::{Image, ImageFile};
 use crate::nodes::Disk;
 use crate::options::Values;
+use crate::storage::Storage;
 use crate::units::GuestOffset;
 
 /// The work that a conversion would do.
@@ -20,8 +21,10 @@ pub struct Forecast {
     pub sources: Vec<ForecastImage>,
     /// The name, the format and the encryption of the target.
     pub target: ForecastImage,
-    /// True if the target exists and is overwritten.
+    /// True if the target is an existing image that is written into.
     pub exists: bool,
+    /// True if a new image replaces an existing file.
+    pub replaces: bool,
     /// The size of the disk in bytes.
     pub size: u64,
     /// The bytes of data of the sources, all of which are read.
@@ -54,14 +57,25 @@ pub fn run(plan: &Conversion<'_>) -> Result<Forecast> {
     let joined = join(opened)?;
     let image = joined.as_ref();
     let target = &plan.target;
-    target.plan(image.size(), None)?;
-    let base = target.base()?;
-    let new = target.plan(image.size(), base.as_ref())?;
+    let failed = |error| target.failed(error);
+    target.plan(image.size(), None).map_err(failed)?;
+    let base = target
+        .base()
+        .map_err(|error| target.backing_failed(error))?;
+    let new = target.plan(image.size(), base.as_ref()).map_err(failed)?;
+    let files: Vec<&dyn Storage> = opened.iter().flat_map(Disk::files).collect();
+    let (replaces, encryption) = match new.as_deref() {
+        Some(new) => {
+            let replaces = target.check_new(new, &files, base.as_ref());
+            (replaces.map_err(failed)?, new.encryption())
+        }
+        None => (false, target.check_existing(image.size(), &files)?),
+    };
     let sources: Vec<ForecastImage> = opened.iter().filter_map(named).collect();
     let target_named = ForecastImage {
         name: target.name.clone(),
         format: target.driver.name(),
-        encryption: new.as_ref().and_then(|new| new.encryption()),
+        encryption,
     };
     let only = match opened {
         [only] => only.layers.first().map(|layer| layer.image.as_ref()),
@@ -81,6 +95,7 @@ pub fn run(plan: &Conversion<'_>) -> Result<Forecast> {
     let backend = is_encrypted.then(chosen_backend).transpose()?;
     Ok(Forecast {
         exists: target.existing.is_some(),
+        replaces,
         size: image.size(),
         read: stored(image)?,
         measured,

@@ -206,26 +206,77 @@ impl Target<'_> {
         base: Option<&Base>,
         passwords: &dyn Passwords,
     ) -> Result<OpenTarget> {
-        let below = base.into_iter().flat_map(Base::files);
-        let sources: Vec<&dyn Storage> = sources.iter().copied().chain(below).collect();
+        let sources = with_base(sources, base);
         let encryption = plan.encryption();
         if encryption.is_some_and(EncryptionFormat::accepts_any_password) {
             passwords.legacy_aes_is_used(true);
         }
         let secret = encryption.map(|_| self.secret(passwords)).transpose()?;
-        let file = NewFile {
-            path: &self.path,
-            protocol: self.driver.protocol(),
-            options: &self.options,
-            cache: self.cache,
-        };
-        let (image, files) = file.make(plan, &sources, secret)?;
+        let (image, files) = self.new_file().make(plan, &sources, secret)?;
         Ok(OpenTarget {
             image,
             below: base.map_or(0, |base| base.size),
             encryption,
             files,
         })
+    }
+
+    /// Checks that [`make`](Self::make) can create the files of a new image, and changes nothing. Returns true if the
+    /// image's file exists, and would be overwritten.
+    ///
+    /// # Errors
+    /// Returns the errors of [`NewFile::check`].
+    pub(super) fn check_new(
+        &self,
+        plan: &dyn Plan,
+        sources: &[&dyn Storage],
+        base: Option<&Base>,
+    ) -> Result<bool> {
+        self.new_file().check(plan, &with_base(sources, base))
+    }
+
+    /// Checks that the first `size` bytes of the existing image can be overwritten, and changes nothing. Asks for no
+    /// password. Returns its encryption format.
+    ///
+    /// # Errors
+    /// Returns the errors of [`open_over`](Self::open_over), as far as the header shows them.
+    pub(super) fn check_existing(
+        &self,
+        size: u64,
+        sources: &[&dyn Storage],
+    ) -> Result<Option<EncryptionFormat>> {
+        let Some(source) = self.existing_node() else {
+            return Ok(None);
+        };
+        let refuse = |target: &dyn Storage| refuse_same(&self.path, target, sources);
+        let image = source.check_writable(Purpose::Overwrite, &refuse)?;
+        if image.size() < size {
+            return Err(smaller_than_input());
+        }
+        Ok(image.encryption())
+    }
+
+    /// Returns the error of a conversion that can't write a new image, in the words of `qemu-img`.
+    pub(super) fn failed(&self, error: Error) -> Error {
+        if self.existing.is_some() {
+            return error;
+        }
+        let driver = self.driver.name();
+        error.context(format!("{}: error while converting {driver}", self.name))
+    }
+
+    /// Returns the error of a conversion that can't open the new image's backing file, in the words of `qemu-img`.
+    pub(super) fn backing_failed(&self, error: Error) -> Error {
+        could_not_open(&self.name, error.context("Could not open backing file"))
+    }
+
+    fn new_file(&self) -> NewFile<'_> {
+        NewFile {
+            path: &self.path,
+            protocol: self.driver.protocol(),
+            options: &self.options,
+            cache: self.cache,
+        }
     }
 
     /// Opens an existing image to overwrite its first `size` bytes. None of its files may be one of `sources`.
@@ -290,4 +341,10 @@ impl Target<'_> {
     pub(super) fn format(&self) -> Format {
         self.driver.format()
     }
+}
+
+/// Returns the files of the sources, and those of a new image's backing chain.
+fn with_base<'a>(sources: &[&'a dyn Storage], base: Option<&'a Base>) -> Vec<&'a dyn Storage> {
+    let below = base.into_iter().flat_map(Base::files);
+    sources.iter().copied().chain(below).collect()
 }

@@ -66,6 +66,21 @@ impl NewFile<'_> {
         Ok((image, NewImageFiles(files)))
     }
 
+    /// Checks that the files of a new image can be created, and changes nothing. Returns true if the image's file
+    /// exists, and would be overwritten.
+    ///
+    /// # Errors
+    /// Returns the errors of [`make`](Self::make), as far as they can be foreseen.
+    pub fn check(&self, plan: &dyn Plan, sources: &[&dyn Storage]) -> Result<bool> {
+        let refuse = |target: &dyn Storage| refuse_same(self.path, target, sources);
+        let is_there = list::check_path(&self.at(self.path, &refuse))?;
+        for name in plan.other_files() {
+            let path = PathBuf::from(OsStr::from_bytes(name));
+            list::check_path(&self.at(&path, &refuse))?;
+        }
+        Ok(is_there)
+    }
+
     fn at<'s>(
         &'s self,
         path: &'s Path,

@@ -99,6 +99,27 @@ impl Node<'_> {
             .map_err(|error| could_not_open(&self.name, error))
     }
 
+    /// Opens the image to see that it can be written, without the other files that writing needs, and without a
+    /// password. `refuse` is called with its file before that is locked.
+    ///
+    /// # Errors
+    /// Returns the errors of [`open_to_write`](Self::open_to_write), as far as the header shows them.
+    pub fn check_writable(
+        &self,
+        purpose: Purpose,
+        refuse: &Refuse<'_>,
+    ) -> Result<Box<dyn ImageFile>> {
+        let check = || {
+            let opened = self.open_unless(purpose, refuse)?;
+            let mut image = opened.load(Load::Use)?;
+            self.accept(image.as_mut(), &opened.options)?;
+            self.attach(image.as_mut(), purpose)?;
+            image.check_writable()?;
+            Ok(image)
+        };
+        check().map_err(|error| could_not_open(&self.name, error))
+    }
+
     fn open_parts<'s>(
         &'s self,
         access: &WriteAccess<'_>,

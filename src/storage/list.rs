@@ -148,6 +148,15 @@ pub fn create_path(new: NewStorage<'_>) -> Result<Box<dyn Unfinished>> {
     Ok(Box::new(file))
 }
 
+/// Does the checks of [`create_path`], and changes nothing. Returns true if a file or device is there, which would be
+/// overwritten.
+///
+/// # Errors
+/// Returns the errors of [`create_path`], as far as they can be foreseen.
+pub fn check_path(new: &NewStorage<'_>) -> Result<bool> {
+    UnfinishedFile::check(new.path, new.cache, new.refuse)
+}
+
 /// Creates a file in `folder` that has no name, so that the system removes it when it is closed.
 ///
 /// # Errors

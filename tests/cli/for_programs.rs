@@ -226,6 +226,44 @@ fn a_plan_tells_what_would_be_done_and_does_nothing() {
 }
 
 #[test]
+fn a_plan_fails_where_the_conversion_would() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_disk(&folder.join("disk.img"), 1 << 20, 5);
+    fs::create_dir(folder.join("folder")).unwrap();
+    cowhide(folder, "create -q -f qcow2 small.qcow2 64k").ok();
+    for arguments in [
+        "disk.img nowhere/x",
+        "disk.img folder",
+        "disk.img disk.img",
+        "disk.img /dev/null",
+        "-O qcow2 -B missing -F raw disk.img x",
+        "-O qcow2 -B small.qcow2 -F qcow2 disk.img small.qcow2",
+        "-O qcow2 -o cluster_size=3 disk.img x",
+        "-n -O qcow2 disk.img missing",
+        "-n -O qcow2 disk.img disk.img",
+        "-n -O qcow2 disk.img small.qcow2",
+        "-n -O raw disk.img disk.img",
+    ] {
+        let planned = cowhide(folder, &format!("convert -f raw --plan {arguments}"));
+        let converted = cowhide(folder, &format!("convert -f raw {arguments}"));
+        assert_eq!(planned.status, Some(1), "{arguments}: {planned:?}");
+        assert_eq!(planned.stderr, converted.stderr, "{arguments}");
+    }
+    // An existing file is named, and left as it is.
+    fs::write(folder.join("old"), "old").unwrap();
+    let plan = "convert -f raw --plan disk.img old";
+    let text = cowhide(folder, plan).ok();
+    assert!(
+        text.contains("'old', raw, which replaces an existing file\n"),
+        "{text}"
+    );
+    let report = value(folder, &format!("{plan} --output=json"));
+    assert_eq!(report["replaces-file"], true);
+    assert_eq!(fs::read(folder.join("old")).unwrap(), b"old");
+}
+
+#[test]
 fn snapshots_are_listed_as_in_info() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

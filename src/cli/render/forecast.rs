@@ -19,6 +19,7 @@ struct PlanReport<'a> {
     sources: Vec<PlannedImage<'a>>,
     target: PlannedImage<'a>,
     target_exists: bool,
+    replaces_file: bool,
     virtual_size: u64,
     read: u64,
     zeroes: u64,
@@ -53,6 +54,7 @@ pub fn json(forecast: &Forecast) -> Result<String> {
         sources: forecast.sources.iter().map(PlannedImage::of).collect(),
         target: PlannedImage::of(&forecast.target),
         target_exists: forecast.exists,
+        replaces_file: forecast.replaces,
         virtual_size: forecast.size,
         read: forecast.read,
         zeroes: zeroes(forecast),
@@ -78,10 +80,10 @@ pub fn human(forecast: &Forecast) -> String {
         text,
         "target: {}, which {}",
         image(&forecast.target),
-        if forecast.exists {
-            "exists and is written over"
-        } else {
-            "is made"
+        match (forecast.exists, forecast.replaces) {
+            (true, _) => "exists and is written over",
+            (false, true) => "replaces an existing file",
+            (false, false) => "is made",
         }
     );
     let (size, read) = (forecast.size, forecast.read);

@@ -145,6 +145,37 @@ impl UnfinishedFile {
         }
     }
 
+    /// Does the checks of [`create`](Self::create), and changes nothing. Returns true if a file or device is there,
+    /// which would be overwritten.
+    ///
+    /// # Errors
+    /// Returns the errors of [`create`](Self::create), as far as they can be foreseen.
+    pub fn check(
+        path: &Path,
+        cache: CacheMode,
+        refuse: impl FnOnce(&dyn Storage) -> Result<()>,
+    ) -> Result<bool> {
+        let nothing = match FileStorage::open_existing(path, cache) {
+            Ok(storage) => {
+                refuse(&storage)?;
+                storage.claim(Claim::WRITE)?;
+                return Ok(true);
+            }
+            Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => error,
+            Err(error) => return Err(error),
+        };
+        let place = match FolderEntry::of_new(path) {
+            Ok(place) => place,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(nothing),
+            Err(error) => return Err(could_not(path, error)),
+        };
+        // A file without a name is gone at once. Some file systems have none, which says nothing about files with one.
+        match place.make_unnamed(opening_flags(Access::ReadWrite, cache)) {
+            Err(error) if is_final(&error) => Err(could_not(path, error)),
+            _ => Ok(false),
+        }
+    }
+
     /// Opens an existing file to overwrite it.
     fn over(storage: FileStorage, refuse: impl FnOnce(&dyn Storage) -> Result<()>) -> Result<Self> {
         refuse(&storage)?;
@@ -394,6 +425,15 @@ impl Drop for UnfinishedFile {
         self.entry.undo();
         registry().retain(|entry| !Arc::ptr_eq(entry, &self.entry));
     }
+}
+
+/// Returns true for an error that a file with a name would cause, too.
+fn is_final(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
+    matches!(
+        error.kind(),
+        PermissionDenied | ReadOnlyFilesystem | StorageFull
+    )
 }
 
 fn could_not(path: &Path, error: io::Error) -> Error {
