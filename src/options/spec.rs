@@ -52,6 +52,29 @@ impl OptionSpec {
     }
 }
 
+impl OptionSpec {
+    /// Returns the values of a switch, or those that the option accepts if its line in help lists them: `{a (default) | b}`, or
+    /// `choices: 'a', 'b'`, or `(allowed values: a, b)`.
+    pub fn values(&self) -> Vec<&'static str> {
+        if self.kind == Kind::Switch {
+            return vec!["on", "off"];
+        }
+        let in_braces = || {
+            let (_, rest) = self.help.split_once('{')?;
+            Some(rest.split_once('}')?.0.split('|'))
+        };
+        if let Some(values) = in_braces() {
+            let values = values.filter_map(|value| value.split_whitespace().next());
+            return values.collect();
+        }
+        let lists = ["values: ", "choices: "];
+        let list = lists.iter().find_map(|start| self.help.split_once(start));
+        let values = list.map_or("", |(_, rest)| rest).split(", ");
+        let values = values.map(|value| value.trim_matches(['\'', ')']));
+        values.filter(|value| !value.is_empty()).collect()
+    }
+}
+
 /// Joins the options of several drivers, in that order. Only the first of those with one name is kept.
 pub fn united(lists: &[&'static [OptionSpec]]) -> Vec<&'static OptionSpec> {
     let mut united: Vec<&OptionSpec> = Vec::new();
@@ -94,6 +117,20 @@ mod tests {
         OptionSpec::new("a", Kind::Text, "a text"),
         OptionSpec::new("size", Kind::Size, "second"),
     ];
+
+    #[test]
+    fn values_are_those_that_help_lists() {
+        for (help, values) in [
+            ("one of {a (default) | b} ", &["a", "b"][..]),
+            ("Mode (allowed values: off, full)", &["off", "full"]),
+            ("Encrypt, format choices: 'aes', 'luks'", &["aes", "luks"]),
+            ("Size (in bytes)", &[]),
+        ] {
+            let spec = OptionSpec::new("x", Kind::Text, help);
+            assert_eq!(spec.values(), values, "{help}");
+        }
+        assert_eq!(ONE[1].values(), ["on", "off"]);
+    }
 
     #[test]
     fn of_two_with_one_name_the_first_counts() {

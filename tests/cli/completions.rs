@@ -31,21 +31,62 @@ const COMPLETED: [(&[&str], &str); 4] = [
     (&["info", "--output", "js"], "json"),
 ];
 
+/// Completes a line in bash, which splits it into `words`, and returns the completions.
+fn in_bash(folder: &Path, line: &str, words: &[&str]) -> Vec<String> {
+    let last = words.last().unwrap();
+    // Bash gives an empty word after `=`, and no element of the list for it.
+    let current = if *last == "=" { "" } else { last };
+    let script = format!(
+        "source <(cowhide completions bash) || exit 1
+         COMP_WORDS=(cowhide {words}); COMP_CWORD={count}; COMP_TYPE=9
+         COMP_LINE='cowhide {line}'
+         _clap_complete_cowhide cowhide '{current}' ''
+         printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        words = words.join(" "),
+        count = words.len(),
+    );
+    let said = in_shell(folder, &["bash", "--norc"], &script);
+    assert_eq!(said.stderr, "", "{line}");
+    said.stdout
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
+}
+
 #[test]
 fn bash_completes_subcommands_formats_and_options() {
     let folder = tempfile::tempdir().unwrap();
     for (words, expected) in COMPLETED {
-        let script = format!(
-            "source <(cowhide completions bash) || exit 1
-             COMP_WORDS=(cowhide {words}); COMP_CWORD={count}; COMP_TYPE=9
-             _clap_complete_cowhide cowhide '{last}' ''
-             printf '%s\\n' \"${{COMPREPLY[@]}}\"",
-            words = words.join(" "),
-            count = words.len(),
-            last = words.last().unwrap(),
-        );
-        let said = in_shell(folder.path(), &["bash", "--norc"], &script);
-        assert_eq!(said.stdout.trim(), expected, "{words:?}: {said:?}");
+        let found = in_bash(folder.path(), &words.join(" "), words);
+        assert_eq!(found, [expected], "{words:?}");
+    }
+}
+
+#[test]
+fn bash_completes_words_that_it_splits_at_equals_signs() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("disk.img"), "").unwrap();
+    for (line, words, expected) in [
+        (
+            "info --output=js",
+            &["info", "--output", "=", "js"][..],
+            &["json"][..],
+        ),
+        (
+            "convert --encrypt=",
+            &["convert", "--encrypt", "="],
+            &["aes", "luks"],
+        ),
+        (
+            "create -f qcow2 -o compat=1.1,lazy",
+            &["create", "-f", "qcow2", "-o", "compat", "=", "1.1,lazy"],
+            &["1.1,lazy_refcounts="],
+        ),
+        ("dd if=di", &["dd", "if", "=", "di"], &["disk.img"]),
+        ("convert  di", &["convert", "di"], &["disk.img"]),
+    ] {
+        assert_eq!(in_bash(folder, line, words), expected, "{line}");
     }
 }
 
