@@ -35,15 +35,21 @@ const CHECK_STATUSES: &[(&str, &str)] = &[
     ("1", "It couldn't be checked."),
     ("2", "It is damaged."),
     ("3", "It has leaked clusters, and no other damage."),
-    ("63", "Its format has no check."),
+    ("63", "Its format has no check, or no repair."),
 ];
 
 /// The exit statuses of `compare`.
 const COMPARE_STATUSES: &[(&str, &str)] = &[
     ("0", "The disks are the same."),
     ("1", "They differ."),
-    ("2", "An image couldn't be opened."),
-    ("3", "The allocation of a part couldn't be read."),
+    (
+        "2",
+        "An image couldn't be opened, or the result couldn't be printed.",
+    ),
+    (
+        "3",
+        "The allocation status of a part couldn't be determined.",
+    ),
     ("4", "Data couldn't be read."),
 ];
 
@@ -112,6 +118,10 @@ fn subcommand_page(command: &Command) -> Result<Vec<u8>, Failure> {
     let man = Man::new(shown).title(title.to_uppercase()).source(source());
     let mut page = Vec::new();
     man.render_title(&mut page)?;
+    // Names of options with hyphens in other places would mislead.
+    let mut unhyphenated = Roff::new();
+    unhyphenated.control("nh", []);
+    unhyphenated.to_writer(&mut page)?;
     man.render_name_section(&mut page)?;
     let mut synopsis = Roff::new();
     synopsis.control("SH", ["SYNOPSIS"]);
@@ -123,7 +133,10 @@ fn subcommand_page(command: &Command) -> Result<Vec<u8>, Failure> {
     for example in examples::of(&name) {
         text.control("TP", []);
         text.text([roman(format!("{}:", example.purpose))]);
+        // A command is one line, so that it can be copied.
+        text.control("nf", []);
         text.text([bold(format!("{PROGRAM} {}", example.arguments))]);
+        text.control("fi", []);
     }
     text.to_writer(&mut page)?;
     let its = match name.as_str() {

@@ -47,6 +47,20 @@ fn each_page_is_written_and_formats_without_a_warning() {
         let text = formatted.ok();
         assert!(text.contains("EXIT STATUS"), "{name}: {text}");
         assert_eq!(name != "cowhide.1", text.contains("EXAMPLES"), "{name}");
+        if let Some(subcommand) = name.strip_prefix("cowhide-") {
+            // Each command can be copied: it is on one line, whatever the width.
+            let help = cowhide(
+                folder,
+                &format!("{} --help", &subcommand[..subcommand.len() - 2]),
+            );
+            let (_, examples) = help.stdout.split_once("\nExamples:\n").unwrap();
+            for command in examples.lines().filter(|line| !line.contains('#')) {
+                assert!(
+                    text.lines().any(|line| line.trim() == command.trim()),
+                    "{command}: {text}"
+                );
+            }
+        }
     }
 }
 
