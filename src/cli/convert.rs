@@ -9,6 +9,7 @@ use anyhow::anyhow;
 
 use super::args::ConvertArgs;
 use super::checksum::{algorithm, checksum_line};
+use super::chosen_format::{Chosen, with_values};
 use super::operands::{self, Output, cache, existing_target, source, target, target_options};
 use super::password::PasswordSource;
 use super::progress::Progress;
@@ -17,6 +18,7 @@ use crate::commands::convert::{BitmapCopies, Converted, Sources};
 use crate::commands::{self, Driver, Sharing, Target};
 use crate::convert::{MOST_WORKERS, Reflink, Settings};
 use crate::crypto::Secrets;
+use crate::error::Error;
 use crate::formats::Format;
 use crate::formats::snapshots::SnapshotName;
 use crate::nodes::file_name;
@@ -75,8 +77,11 @@ pub(super) fn run(args: &ConvertArgs, secrets: &Secrets) -> Done {
         return Ok(ExitCode::SUCCESS);
     }
     progress.begin();
-    let converted =
-        open().and_then(|plan| Ok(commands::convert::run(&plan, target_passwords, &progress)?));
+    let converted = open().and_then(|plan| {
+        let converted = commands::convert::run(&plan, target_passwords, &progress);
+        let driver = plan.target.driver;
+        Ok(converted.map_err(|error| with_values(error, driver, &args.target_options))?)
+    });
     progress.end();
     let converted = converted?;
     report(args, to, &converted)?;
@@ -162,10 +167,17 @@ fn plan_target<'a>(
         protocols::check_creates(driver.protocol(), &path)?;
     }
     let encrypt = args.encrypt.as_deref();
-    let mut options = target_options(driver, &args.target_options, encrypt)?;
-    let is_backed = set_backing(args, sources, driver, &mut options)?;
+    let chosen = Chosen {
+        option: "-O",
+        given: args.target_format.as_deref(),
+    };
+    let mut options = target_options(driver, &args.target_options, encrypt, chosen)?;
+    let is_backed = set_backing(args, sources, driver, &mut options, chosen)?;
     if args.compress && !args.no_create {
-        check_compression(driver.format(), &options)?;
+        check_compression(driver.format(), &options, chosen)?;
+    }
+    if !args.common.quiet && !args.target_image_opts {
+        chosen.warn_of_name(to);
     }
     let target_cache = cache(&args.target_cache, "Invalid cache option")?;
     if args.target_image_opts && args.target_format.is_some() {
@@ -191,7 +203,7 @@ fn plan_target<'a>(
     target.compressed = args.compress;
     target.align = align(args, &target)?;
     if args.compress && !target.driver.format().capabilities().compresses {
-        return Err(no_compression());
+        return Err(no_compression(chosen));
     }
     Ok((target, is_backed))
 }
@@ -239,6 +251,7 @@ fn set_backing(
     sources: usize,
     driver: Driver,
     options: &mut Values,
+    chosen: Chosen<'_>,
 ) -> Result<bool, Failure> {
     if args.no_create {
         if args.backing.is_some() && sources > 1 {
@@ -253,7 +266,7 @@ fn set_backing(
         return Ok(args.backing.is_some());
     }
     let (backing, format) = (args.backing.as_deref(), args.backing_format.as_deref());
-    operands::set_backing(options, driver, backing, format)?;
+    operands::set_backing(options, driver, backing, format, chosen)?;
     if options.name("backing_file").is_none() {
         return Ok(false);
     }
@@ -261,7 +274,8 @@ fn set_backing(
         return Err(several_sources());
     }
     if options.text("backing_fmt").is_none() {
-        return Err(anyhow!("Use of backing file requires explicit backing format").into());
+        let error = Error::invalid("Use of backing file requires explicit backing format");
+        return Err(error.with_hint("-F FORMAT gives it").into());
     }
     Ok(true)
 }
@@ -275,9 +289,9 @@ fn several_sources() -> Failure {
 
 /// Refuses a target that can't be compressed, in the words of `qemu-img`. The values of the options are checked
 /// later.
-fn check_compression(format: Format, options: &Values) -> Result<(), Failure> {
+fn check_compression(format: Format, options: &Values, chosen: Chosen<'_>) -> Result<(), Failure> {
     if !format.capabilities().compresses {
-        return Err(no_compression());
+        return Err(no_compression(chosen));
     }
     if options.text("encrypt.format").is_some() || options.switch("encryption") == Some(true) {
         return Err(anyhow!("Compression and encryption not supported at the same time").into());
@@ -291,8 +305,10 @@ fn check_compression(format: Format, options: &Values) -> Result<(), Failure> {
     Ok(())
 }
 
-fn no_compression() -> Failure {
-    anyhow!("Compression not supported for this file format").into()
+fn no_compression(chosen: Chosen<'_>) -> Failure {
+    let message = "Compression not supported for this file format";
+    let error = chosen.refuse(message.into(), |format| format.capabilities().compresses);
+    error.into()
 }
 
 /// Refuses options that need an existing target, or a new one.

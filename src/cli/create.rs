@@ -3,22 +3,20 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, IsTerminal as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
 use serde::Serialize;
 
 use super::args::CreateArgs;
+use super::chosen_format::{Chosen, with_values};
 use super::operands::{self, Output, target, target_options};
 use super::password::PasswordSource;
-use super::{Done, Failure, print, print_bytes, warn};
+use super::{Done, Failure, print, print_bytes};
 use crate::commands::{self, Purpose};
 use crate::crypto::Secrets;
 use crate::error::{Error, Result};
-use crate::formats::Format;
 use crate::formats::driver::Backing;
 use crate::nodes::file_name;
 use crate::options::{Values, qemu_json};
@@ -37,7 +35,7 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
         return Err(Failure::Usage("Expecting image file name".into()));
     };
     let size = args.operands.get(1);
-    let size = size.map(|size| operands::size(&size.to_string_lossy(), "image size"));
+    let size = size.map(|size| operands::size_after_name(operand, &size.to_string_lossy()));
     let size = size.transpose()?;
     if let Some(unexpected) = args.operands.get(2) {
         let unexpected = unexpected.to_string_lossy();
@@ -50,9 +48,13 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     let path = file_name::new_file(operand).map_err(with_name)?;
     list::check_creates(driver.protocol(), &path).map_err(with_name)?;
     let encrypt = args.encrypt.as_deref();
-    let mut options = target_options(driver, &args.options, encrypt).map_err(with_name)?;
+    let chosen = Chosen {
+        option: "-f",
+        given: args.format.as_deref(),
+    };
+    let mut options = target_options(driver, &args.options, encrypt, chosen).map_err(with_name)?;
     let (backing, format) = (args.backing.as_deref(), args.backing_format.as_deref());
-    operands::set_backing(&mut options, driver, backing, format).map_err(with_name)?;
+    operands::set_backing(&mut options, driver, backing, format, chosen).map_err(with_name)?;
     let below = backing_size(args, &options, operand).map_err(with_name)?;
     if size.is_some() && options.text("size").is_some() {
         return Err(anyhow!("{name}: The image size must be specified only once").into());
@@ -61,12 +63,14 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
         (Some(size), _) | (None, Some(size)) => size,
         (None, None) if below.is_some() => below.unwrap_or(0),
         (None, None) => {
-            return Err(anyhow!("{name}: Image creation needs a size parameter").into());
+            let error = Error::invalid(format!("{name}: Image creation needs a size parameter"));
+            let hint = operands::order_of_size(operand, "NAME");
+            return Err(error.with_hint(hint).into());
         }
     };
     options.set_size(size);
-    if args.format.is_none() && !args.common.quiet {
-        tell_of_name(operand);
+    if !args.common.quiet {
+        chosen.warn_of_name(operand);
     }
     // The image is created even if the line can't be printed.
     let printed = match output {
@@ -91,7 +95,8 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
         target(operand, driver, options, secrets, CacheMode::Writeback).map_err(with_name)?;
     target.names_below = operands::names(&args.common);
     target.backing_purpose = (!args.backing_unsafe).then_some(Purpose::Probe);
-    commands::create::run(&target, size, &passwords)?;
+    commands::create::run(&target, size, &passwords)
+        .map_err(|error| with_values(error, driver, &args.options))?;
     printed?;
     Ok(ExitCode::SUCCESS)
 }
@@ -106,20 +111,6 @@ struct CreateReport<'a> {
     virtual_size: u64,
     /// The options that were given or have a default, as `Formatting '…'` shows them.
     options: BTreeMap<String, Cow<'a, str>>,
-}
-
-/// Warns at a terminal if a raw image gets the file name extension of another format.
-fn tell_of_name(operand: &OsStr) {
-    let ending = Path::new(operand).extension().and_then(OsStr::to_str);
-    let format = ending.and_then(Format::from_name);
-    if let Some(format) = format.filter(|format| *format != Format::RAW)
-        && io::stderr().is_terminal()
-    {
-        warn(&format!(
-            "'{}' becomes a raw image, since no format was given; '-f {format}' makes a {format} image",
-            operand.display()
-        ));
-    }
 }
 
 /// Returns the size of the backing file's disk in bytes, or `None` without one, or if it isn't opened.
@@ -139,7 +130,7 @@ fn backing_size(args: &CreateArgs, options: &Values, image: &OsStr) -> Result<Op
     if args.backing_unsafe {
         return match backing.format {
             Some(_) => Ok(None),
-            None => Err(Error::invalid(no_format)),
+            None => Err(Error::invalid(no_format).with_hint("-F FORMAT gives it")),
         };
     }
     let image = file_name::file(image)?;
@@ -149,6 +140,8 @@ fn backing_size(args: &CreateArgs, options: &Values, image: &OsStr) -> Result<Op
     let (size, format) = found.map_err(|error| error.with_hint("Could not open backing image."))?;
     match backing.format {
         Some(_) => Ok(Some(size)),
-        None => Err(Error::invalid(no_format).with_hint(format!("Detected format of {format}."))),
+        None => Err(Error::invalid(no_format).with_hint(format!(
+            "Detected format of {format}.\n-F {format} gives it"
+        ))),
     }
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 
 use super::args::DdArgs;
+use super::chosen_format::Chosen;
 use super::operands::{self, source, target};
 use super::password::PasswordSource;
 use super::{Done, Failure, complain_of};
@@ -39,8 +40,14 @@ pub(super) fn run(args: &DdArgs, secrets: &Secrets) -> Done {
         from.sharing = from.sharing.max(Sharing::Forced);
     }
     let opened = BlockSource::open(&from, &passwords)?;
-    let driver = Driver::from_name(&args.output_format);
-    let driver = driver.ok_or_else(|| anyhow!("Unknown file format"))?;
+    let chosen = Chosen {
+        option: "-O",
+        given: args.output_format.as_deref(),
+    };
+    let wanted = chosen.given.unwrap_or("raw");
+    let driver = Driver::from_name(wanted);
+    let driver =
+        driver.ok_or_else(|| operands::unknown_format_in("Unknown file format", wanted))?;
     let path = file_name::new_file(output)?;
     let range = blocks.of_disk(opened.size());
     if range.is_beyond_end {
@@ -52,6 +59,9 @@ pub(super) fn run(args: &DdArgs, secrets: &Secrets) -> Done {
     let failed = |error: Error| cant_create(&name, error);
     driver.check_creates()?;
     protocols::check_creates(driver.protocol(), &path).map_err(failed)?;
+    if !args.common.quiet {
+        chosen.warn_of_name(output);
+    }
     let options = Values::of_lists(&driver.create_options(), &[]).map_err(failed)?;
     let to = target(output, driver, options, secrets, CacheMode::Writeback).map_err(failed)?;
     dd::run(&opened, range, &to, &passwords)?;
@@ -84,7 +94,12 @@ impl<'a> DdOperands<'a> {
             let bytes = operand.as_bytes();
             let mut parts = bytes.splitn(2, |byte| *byte == b'=');
             let name = OsStr::from_bytes(parts.next().unwrap_or_default());
-            let unknown = || anyhow!("unrecognized operand {}", name.display());
+            let unknown = || {
+                let error = Error::invalid(format!("unrecognized operand {}", name.display()));
+                error.with_hint(
+                    "The operands are if=FILE, of=FILE, bs=SIZE, count=BLOCKS and skip=BLOCKS",
+                )
+            };
             let value = OsStr::from_bytes(parts.next().ok_or_else(unknown)?);
             let text = value.to_string_lossy();
             match name.to_str() {

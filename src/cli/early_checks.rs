@@ -12,6 +12,7 @@ use anyhow::anyhow;
 use super::getopt::Mistake;
 use super::{Failure, bench, check, convert, map, objects, operands, print, resize, warn_of_short};
 use crate::crypto::Secrets;
+use crate::error::Error;
 use crate::options::list;
 
 /// The reason why the parsing of options ended early.
@@ -28,6 +29,18 @@ impl From<Mistake> for Stop {
     fn from(mistake: Mistake) -> Self {
         Self::Mistake(mistake)
     }
+}
+
+/// Returns the error of an invalid object with a line of help on its form.
+fn with_form(error: Error) -> Error {
+    let is_form = ["Parameter ", "Either ", "invalid object type"];
+    let message = error.to_string();
+    if error.hint().is_some() || !is_form.iter().any(|start| message.starts_with(start)) {
+        return error;
+    }
+    error.with_hint(
+        "The form is --object secret,id=ID,file=FILE; 'secret,help' lists what else there is",
+    )
 }
 
 /// The state of the parsing of options.
@@ -61,7 +74,7 @@ impl Reading {
         // These values needn't be UTF-8, since they may have names of files.
         match (subcommand, option) {
             (_, "object") => {
-                let help = objects::add(&mut self.secrets, value)?;
+                let help = objects::add(&mut self.secrets, value).map_err(with_form)?;
                 print(help.as_deref().unwrap_or_default())?;
                 return Ok(help.is_some());
             }

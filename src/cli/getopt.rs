@@ -15,8 +15,10 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::slice::Iter;
 
-use clap::{Arg, Command};
+use clap::{Arg, Command, CommandFactory as _};
 
+use super::args::Cli;
+use super::other_words;
 use crate::options::similar;
 
 /// The heading in the help text of options that `qemu-img` doesn't have.
@@ -97,7 +99,7 @@ pub(super) fn normalise<E: From<Mistake>>(
     let Some(command) = name.to_str().and_then(|name| program.find_subcommand(name)) else {
         let name = name.to_string_lossy();
         let known = program.get_subcommands().map(Command::get_name);
-        let help = similar::question(&name, known);
+        let help = other_words::of_subcommand(&name, known);
         let message = format!("{NOT_FOUND}: {name}");
         return Err(globally(Wrong { message, help }).into());
     };
@@ -210,6 +212,8 @@ impl GivenOption<'_> {
 struct Grammar<'a> {
     options: Vec<&'a Arg>,
     negative_numbers: bool,
+    /// True if these are the options before the subcommand.
+    is_global: bool,
 }
 
 impl<'a> Grammar<'a> {
@@ -222,6 +226,7 @@ impl<'a> Grammar<'a> {
             negative_numbers: command
                 .get_positionals()
                 .any(Arg::is_allow_negative_numbers_set),
+            is_global: command.has_subcommands(),
         }
     }
 
@@ -314,10 +319,50 @@ impl<'a> Grammar<'a> {
     /// Returns the mistake of an unknown option.
     fn unknown(&self, name: &str, word: &str) -> Wrong {
         let known = self.options.iter().flat_map(|option| long_names(option));
+        let other = || self.other_place(|option| long_names(option).any(|full| full == name));
         Wrong {
             message: format!("unrecognized option '--{word}'"),
-            help: similar::question(name, known),
+            help: other_words::of_option(name, |id| self.has(id))
+                .or_else(other)
+                .or_else(|| similar::question(name, known).map(with_dashes)),
         }
+    }
+
+    /// Returns a line of help for an option that the program has in another place than this one.
+    fn other_place(&self, is_meant: impl Fn(&Arg) -> bool) -> Option<String> {
+        let is_in = |command: &Command| command.get_arguments().any(&is_meant);
+        let mut all = Cli::command();
+        all.build();
+        if self.is_global {
+            let mut commands = all.get_subcommands();
+            return commands
+                .any(is_in)
+                .then(|| "Options of a subcommand stand after its name".to_owned());
+        }
+        is_in(&all).then(|| "This option stands before the subcommand".to_owned())
+    }
+
+    /// Returns true if there is an option with that name in the definition.
+    fn has(&self, id: &str) -> bool {
+        self.options.iter().any(|option| option.get_id() == id)
+    }
+
+    /// Returns a line of help for an unknown letter in a word of short options, of which it is the one at `position`.
+    fn help_on_letter(&self, letter: char, position: usize, letters: &str) -> Option<String> {
+        if position == 0 && letter.is_ascii_digit() {
+            return Some(match self.negative_numbers {
+                true => format!("'-{letters}' is read as a size only after the image's name"),
+                false => format!(
+                    "'-{letters}' was read as options; write '-- -{letters}' for an operand"
+                ),
+            });
+        }
+        if position > 0 && letter == '=' {
+            return Some("Only long options have a value after '='".to_owned());
+        }
+        let letter_of = |option: &Arg| short_names(option).any(|name| name == letter);
+        other_words::of_option(&letter.to_string(), |id| self.has(id))
+            .or_else(|| self.other_place(letter_of))
     }
 
     fn read_short<'w>(
@@ -333,12 +378,9 @@ impl<'a> Grammar<'a> {
                 .find(|option| short_names(option).any(|name| name == char::from(*letter)))
             else {
                 let word = String::from_utf8_lossy(letters);
-                let is_number = position == 0 && letter.is_ascii_digit();
                 return Err(Wrong {
                     message: format!("invalid option -- '{}'", letter.escape_ascii()),
-                    help: is_number.then(|| {
-                        format!("'-{word}' was read as options; write '-- -{word}' for an operand")
-                    }),
+                    help: self.help_on_letter(char::from(*letter), position, &word),
                 });
             };
             if !takes_value(option) {
@@ -365,6 +407,11 @@ impl<'a> Grammar<'a> {
         }
         Ok(())
     }
+}
+
+/// Returns a question about a long option with its dashes.
+fn with_dashes(question: String) -> String {
+    question.replacen('\'', "'--", 1)
 }
 
 /// Returns true if an option always has a value.

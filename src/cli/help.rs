@@ -29,8 +29,9 @@ pub(super) fn version(program: &str) -> String {
     }
 }
 
-/// Returns the help text of the program. `definition` must be built.
-pub(super) fn page(definition: &Command, program: &str) -> String {
+/// Returns the help text of the program. `definition` must be built. For people (`is_short`) it has no options of
+/// subcommands, which scripts search for.
+pub(super) fn page(definition: &Command, program: &str, is_short: bool) -> String {
     let mut text = version(program);
     let about = definition.get_about().map(ToString::to_string);
     // Writing to a string can't fail.
@@ -39,21 +40,37 @@ pub(super) fn page(definition: &Command, program: &str) -> String {
         text,
         "\nUsage: {program} [-h | -V] [-T TRACE] [--error-format FORM] COMMAND ...\n"
     );
+    for option in definition.get_arguments() {
+        let value = takes_value(option).then(|| option.get_value_names().unwrap_or_default());
+        let value = value.map_or_else(String::new, |names| format!(" {}", names.join(" ")));
+        let long = option.get_long().unwrap_or_default();
+        let name = match option.get_short() {
+            Some(short) => format!("-{short}, --{long}{value}"),
+            None => format!("    --{long}{value}"),
+        };
+        let help = option.get_help().map(ToString::to_string);
+        let _ = writeln!(text, "    {name:<23}  {}", help.unwrap_or_default());
+    }
     let _ = writeln!(
         text,
-        "Commands ('{program} COMMAND --help' explains their options):\n"
+        "\nCommands ('{program} COMMAND --help' explains their options, and has examples):\n"
     );
     let mut commands: Vec<&Command> = definition.get_subcommands().collect();
     commands.sort_by_key(|command| command.get_name());
     for command in commands {
-        let _ = writeln!(text, "  {}", syntax(command));
-        if let Some(about) = command.get_about() {
-            let _ = writeln!(text, "      {about}");
-        }
+        let about = command.get_about().map(ToString::to_string);
+        let about = about.unwrap_or_default();
+        let _ = match is_short {
+            true => writeln!(text, "  {:<11}  {about}", command.get_name()),
+            false => writeln!(text, "  {}\n      {about}", syntax(command)),
+        };
     }
     let mut formats: Vec<&str> = FORMATS.iter().map(|format| format.name()).collect();
     formats.sort_unstable();
     let _ = writeln!(text, "\nSupported formats: {}", formats.join(" "));
+    if is_short {
+        return text;
+    }
     // The older line has only formats. The newer list also has the protocols that `-f` and `-O` take.
     let mut drivers: Vec<&str> = Driver::names().collect();
     drivers.sort_unstable();
@@ -68,7 +85,7 @@ pub(super) fn page(definition: &Command, program: &str) -> String {
 /// Returns the help text of a subcommand. `definition` must be built.
 pub(super) fn subcommand(definition: &Command, name: &str, program: &str) -> String {
     let Some(command) = definition.find_subcommand(name) else {
-        return page(definition, program);
+        return page(definition, program, false);
     };
     let usage = format!("{program} {}", syntax(command));
     command

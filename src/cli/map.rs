@@ -4,8 +4,6 @@ use std::ffi::OsStr;
 use std::io::{self, BufWriter, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use anyhow::anyhow;
-
 use super::args::MapArgs;
 use super::operands::{self, one_operand, size, source};
 use super::password::PasswordSource;
@@ -13,7 +11,7 @@ use super::render::picture::{self, Picture, Terminal};
 use super::{Done, Failure, render, stdout, writing};
 use crate::commands::map::{self, Map};
 use crate::crypto::Secrets;
-use crate::error::printable;
+use crate::error::{Error, printable};
 use crate::formats::FileUse;
 
 /// The format of the report.
@@ -84,9 +82,9 @@ fn print_human(mut map: Map, out: &mut impl io::Write) -> Result<(), Failure> {
     while let Some(run) = map.next().transpose()? {
         let status = &run.status;
         if status.data && status.offset.is_none() {
-            return Err(
-                anyhow!("File contains external, encrypted or compressed clusters.").into(),
-            );
+            let message = "File contains external, encrypted or compressed clusters.";
+            let hint = "--output=json and --output=picture tell of all clusters";
+            return Err(Error::unsupported(message).with_hint(hint).into());
         }
         if status.data && !status.zero {
             render::map::human(out, &run, map.file(&run)).map_err(writing)?;

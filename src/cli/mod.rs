@@ -11,6 +11,8 @@ mod bench;
 mod bitmap;
 mod check;
 mod checksum;
+mod chosen_format;
+
 mod commit;
 mod compare;
 mod completions;
@@ -33,6 +35,7 @@ mod measure;
 mod messages;
 mod objects;
 mod operands;
+mod other_words;
 mod password;
 mod progress;
 mod readable_file;
@@ -43,8 +46,10 @@ mod snapshot;
 mod speed;
 mod standard_output;
 mod usage;
+mod wrap;
 
 use std::ffi::OsString;
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
 use anyhow::anyhow;
@@ -57,11 +62,12 @@ use self::early_checks::{Reading, Stop};
 use self::failure::{Done, FAILED, Failure};
 use self::getopt::Call;
 use self::messages::{
-    called, complain, complain_of, complain_of_misuse, finding_line, program, warn,
-    warn_in_capitals, warn_of_short, warn_with_help,
+    called, complain, complain_of, complain_of_misuse, complain_of_use, finding_line, program,
+    warn, warn_in_capitals, warn_of_short, warn_with_help,
 };
 use self::standard_output::{print, print_bytes, stdout, writing};
 use crate::crypto::Secrets;
+use crate::error::Error;
 use crate::options::list;
 
 /// Runs the program with the given arguments (the first is its name) and returns its exit status.
@@ -95,12 +101,14 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let secrets = &reading.secrets;
     let (arguments, subcommand) = match read {
         Ok(Call::Run(arguments, subcommand)) => (arguments, subcommand),
-        Ok(Call::Help(None)) => return inform(&help::page(&definition_of_all(), program())),
+        Ok(Call::Help(None)) => {
+            return help(&help::page(&definition_of_all(), program(), is_terminal()));
+        }
         Ok(Call::Help(Some(name))) => {
-            return inform(&help::subcommand(&definition_of_all(), &name, program()));
+            return help(&help::subcommand(&definition_of_all(), &name, program()));
         }
         Ok(Call::LongHelp(name)) => {
-            return inform(&help::with_examples(&definition_of_all(), &name, program()));
+            return help(&help::with_examples(&definition_of_all(), &name, program()));
         }
         Ok(Call::Version) => return inform(&help::version(program())),
         Err(stop) => return stopped(stop),
@@ -123,6 +131,20 @@ fn definition_of_all() -> clap::Command {
     let mut all = Cli::command();
     all.build();
     all
+}
+
+fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Prints a help text. On a terminal its lines are broken at its width.
+fn help(text: &str) -> ExitCode {
+    let size = is_terminal().then(|| rustix::termios::tcgetwinsize(io::stdout()).ok());
+    let width = size.flatten().map(|size| usize::from(size.ws_col));
+    match width.filter(|width| *width > 0) {
+        Some(width) => inform(&wrap::wrapped(text, width, &format!("{} ", program()))),
+        None => inform(text),
+    }
 }
 
 /// Prints a text that was asked for instead of a subcommand.
@@ -194,9 +216,11 @@ fn finish(done: Done, subcommand: Option<&str>) -> ExitCode {
     match done {
         Ok(status) => return status,
         Err(Failure::OutputClosed) => return ExitCode::SUCCESS,
-        Err(Failure::Error(error)) => {
-            complain_of(&error);
+        // An error without a kind is one in the use of the options.
+        Err(Failure::Error(error)) if !error.is::<Error>() && subcommand.is_some() => {
+            complain_of_use(&error, &usage::hint(called(), subcommand));
         }
+        Err(Failure::Error(error)) => complain_of(&error),
         Err(Failure::Usage(message)) => {
             complain_of_misuse(program(), &message, &usage::hint(called(), subcommand));
         }

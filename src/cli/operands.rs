@@ -6,12 +6,13 @@ use std::ops::RangeInclusive;
 use anyhow::anyhow;
 
 use super::args::CommonArgs;
+use super::chosen_format::{Chosen, formats_with, has_option};
 use super::{Failure, print, warn_in_capitals, warn_of_short, warn_with_help};
 use crate::commands::{Driver, Existing, Purpose, Sharing, Target};
 use crate::crypto::Secrets;
 use crate::error::Error;
+use crate::formats::Format;
 use crate::formats::encryption::EncryptionFormat;
-use crate::formats::{FORMATS, Format};
 use crate::nodes::{Names, Node, file_name, image_name};
 use crate::options::{Values, list, similar, spec};
 use crate::storage::CacheMode;
@@ -39,7 +40,13 @@ pub(super) fn output(value: &str) -> Result<Output, Failure> {
 
 /// Returns the cache mode that an option names.
 pub(super) fn cache(name: &str, complaint: &str) -> Result<CacheMode, Failure> {
-    CacheMode::from_name(name).ok_or_else(|| anyhow!("{complaint}: {name}").into())
+    CacheMode::from_name(name).ok_or_else(|| {
+        let error = Error::invalid(format!("{complaint}: {name}"));
+        let known = CacheMode::NAMES.join(", ");
+        error
+            .with_hint(format!("The cache modes are {known}"))
+            .into()
+    })
 }
 
 /// Returns the operand, if there is exactly one.
@@ -57,12 +64,33 @@ pub(super) fn size(text: &str, what: &str) -> Result<u64, Failure> {
 
 /// Parses a size as [`size`] does, from `least` to `most`.
 pub(super) fn size_between(text: &str, what: &str, least: u64, most: u64) -> Result<u64, Failure> {
-    let is_number = text.starts_with(|first: char| first.is_ascii_digit());
-    // The text may be one like `10GB`.
-    let suffixes = is_number.then_some(
-        "A size is a number of bytes, or has one of the suffixes k, M, G, T, P and E (powers of 1024).",
-    );
-    between(parse_size(text), text, what, least..=most, suffixes)
+    // The text may be one like `10GB` or `1,5G`.
+    let help = "A size is a number of bytes, or has one of the suffixes k, M, G, T, P and E (powers of 1024), as in 1.5G.";
+    between(parse_size(text), text, what, least..=most, Some(help))
+}
+
+/// Parses the size of a new image, which follows its name.
+pub(super) fn size_after_name(name: &OsStr, text: &str) -> Result<u64, Failure> {
+    if is_size(name) && parse_size(text) == Err(SizeError::Malformed) {
+        let error = Error::invalid(format!("Invalid image size specified: '{text}'."));
+        return Err(error.with_hint(order_of_size(name, text)).into());
+    }
+    size(text, "image size")
+}
+
+/// Returns true if an operand is a size or a difference of sizes, and not the name of an image.
+pub(super) fn is_size(operand: &OsStr) -> bool {
+    let text = operand.to_string_lossy();
+    parse_size(text.trim_start_matches(['+', '-'])).is_ok()
+}
+
+/// Returns a line of help on the order of an image's name and its size. `first` may be the size.
+pub(super) fn order_of_size(first: &OsStr, second: &str) -> String {
+    let first = first.display();
+    match is_size(OsStr::new(&first.to_string())) {
+        true => format!("The size follows the name of the image: '{second} {first}'"),
+        false => format!("The size follows the name of the image: '{first} SIZE'"),
+    }
 }
 
 /// Parses a whole number of an operand in C's syntax, without a suffix.
@@ -133,9 +161,12 @@ pub(super) fn driver(name: &str) -> crate::error::Result<Driver> {
 }
 
 fn unknown_format(name: &str) -> Error {
-    let known = FORMATS.iter().map(|format| format.name());
-    let unknown = Error::invalid(format!("Unknown file format '{name}'"));
-    unknown.with_hints(similar::question(name, known))
+    unknown_format_in(&format!("Unknown file format '{name}'"), name)
+}
+
+/// Returns the error for an unknown format, with a message and a hint at the formats of new images.
+pub(super) fn unknown_format_in(message: &str, name: &str) -> Error {
+    Error::invalid(message).with_hint(similar::format(name, formats_with(|_| true)))
 }
 
 /// Checks the name of an encryption format for a new image.
@@ -239,14 +270,14 @@ pub(super) fn target_options(
     driver: Driver,
     lists: &[OsString],
     encrypt: Option<&str>,
+    chosen: Chosen<'_>,
 ) -> crate::error::Result<Values> {
-    let mut options = Values::of_lists(&driver.create_options(), lists)?;
+    let mut options = Values::of_lists(&driver.create_options(), lists)
+        .map_err(|error| chosen.with_options(error, driver, lists))?;
     if let Some(encryption) = encrypt {
         if !options.knows("encrypt.format") {
-            return Err(Error::invalid(format!(
-                "format '{}' can't be encrypted",
-                driver.name()
-            )));
+            let message = format!("format '{}' can't be encrypted", driver.name());
+            return Err(chosen.refuse(message, |format| has_option(format, "encrypt.format")));
         }
         options.set("encrypt.format", encryption.to_owned());
     }
@@ -262,6 +293,7 @@ pub(super) fn set_backing(
     driver: Driver,
     file: Option<&OsStr>,
     format: Option<&str>,
+    chosen: Chosen<'_>,
 ) -> crate::error::Result<()> {
     for (key, value, what) in [
         ("backing_file", file, "Backing file"),
@@ -269,10 +301,8 @@ pub(super) fn set_backing(
     ] {
         let Some(value) = value else { continue };
         if !options.knows(key) {
-            return Err(Error::invalid(format!(
-                "{what} not supported for file format '{}'",
-                driver.name()
-            )));
+            let message = format!("{what} not supported for file format '{}'", driver.name());
+            return Err(chosen.refuse(message, |format| has_option(format, key)));
         }
         options.set(key, value);
     }

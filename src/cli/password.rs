@@ -216,11 +216,12 @@ fn kept(cell: &OnceCell<Secret>, get: impl FnOnce() -> Result<Secret>) -> Result
 fn missing(option: &str) -> Error {
     Error::new(
         ErrorKind::MissingSecret,
-        format!(
-            "Parameter '{option}' is required for cipher (give the password with --password-file FILE, \
-             --password-fd N, or --object secret,id=ID,file=FILE and {option}=ID)"
-        ),
+        format!("Parameter '{option}' is required for cipher"),
     )
+    .with_hint(format!(
+        "Give the password by --password-file FILE, --password-fd N, or --object secret,id=ID,file=FILE and \
+         {option}=ID"
+    ))
 }
 
 fn prompt(text: &str) -> Result<Secret> {

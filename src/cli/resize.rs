@@ -13,6 +13,7 @@ use super::password::PasswordSource;
 use super::standard_output::print;
 use crate::commands::resize::{self, ResizeOutcome, ResizeWish, WantedSize};
 use crate::crypto::Secrets;
+use crate::error::{Error, Result};
 use crate::formats::Preallocation;
 use crate::options::list::no_size;
 use crate::units::parse_size;
@@ -22,7 +23,13 @@ pub(super) fn run(args: &ResizeArgs, secrets: &Secrets) -> Done {
     let passwords = PasswordSource::new(&args.password, args.common.quiet)?;
     let wrong = |message: &str| Err(Failure::Usage(message.into()));
     let (operand, size) = match args.operands.as_slice() {
-        [operand, size] => (operand, new_size(size)?),
+        [operand, size] => {
+            let size = new_size(size).map_err(|error| match operands::is_size(operand) {
+                true => error.with_hint(operands::order_of_size(operand, &size.to_string_lossy())),
+                false => error,
+            });
+            (operand, size?)
+        }
         [] | [_] => return wrong("Expecting image file name and size"),
         _ => return wrong("Extra argument(s) in command line"),
     };
@@ -60,12 +67,16 @@ pub(super) fn run(args: &ResizeArgs, secrets: &Secrets) -> Done {
 
 /// Parses `--preallocation`.
 pub(super) fn preallocation(name: &str) -> Result<Preallocation, Failure> {
-    Preallocation::from_name(name)
-        .ok_or_else(|| anyhow!("Invalid preallocation mode '{name}'").into())
+    Preallocation::from_name(name).ok_or_else(|| {
+        let error = Error::invalid(format!("Invalid preallocation mode '{name}'"));
+        error
+            .with_hint("The modes are off, metadata, falloc and full")
+            .into()
+    })
 }
 
 /// Parses a size, or a difference with a sign in front.
-fn new_size(text: &OsStr) -> Result<WantedSize, Failure> {
+fn new_size(text: &OsStr) -> Result<WantedSize> {
     let text = text.to_string_lossy();
     let (kind, size): (fn(u64) -> WantedSize, &str) =
         match (text.strip_prefix('+'), text.strip_prefix('-')) {

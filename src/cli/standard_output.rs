@@ -7,7 +7,7 @@
 use std::io::{self, StdoutLock, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::anyhow;
+use crate::error::Error;
 use rustix::io::{Errno, fcntl_getfd};
 
 use super::failure::Failure;
@@ -54,13 +54,9 @@ pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
 }
 
 /// Turns an error of writing to standard output into a failure.
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(super) fn writing(error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Failure::OutputClosed;
     }
-    Failure::Error(anyhow!(
-        "writing to standard output: {}",
-        crate::error::os_reason(&error)
-    ))
+    Error::io("writing to standard output", error).into()
 }

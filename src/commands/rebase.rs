@@ -78,7 +78,9 @@ pub fn run(
         error.context(format!("Could not change the backing file to '{name}'"))
     };
     if stored.is_some() && backing.format.is_none() {
-        return Err(failed(Error::invalid("backing format must be specified")));
+        return Err(failed(
+            Error::invalid("backing format must be specified").with_hint("-F FORMAT gives it"),
+        ));
     }
     open.image.check_backing(stored.as_ref()).map_err(failed)?;
     if !plan.header_only {

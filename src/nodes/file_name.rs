@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::storage::{Protocol, check_name};
+use crate::storage::{PROTOCOLS, Protocol, check_name};
 
 /// Splits a name into the protocol that it starts with, and the rest. Returns `None` for a plain file's name.
 fn protocol(name: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -56,10 +56,14 @@ pub fn path(name: &OsStr) -> Result<PathBuf> {
         }
         Some((b"file", rest)) => Ok(OsString::from_vec(rest.to_vec()).into()),
         Some((scheme, _)) if Protocol::of_scheme(scheme).is_some() => Ok(PathBuf::from(name)),
-        Some((protocol, _)) => Err(Error::unsupported(format!(
-            "Unknown protocol '{}'",
-            protocol.escape_ascii()
-        ))),
+        Some((protocol, _)) => {
+            let unknown = format!("Unknown protocol '{}'", protocol.escape_ascii());
+            let known: Vec<&str> = PROTOCOLS.iter().map(|protocol| protocol.name()).collect();
+            Err(Error::unsupported(unknown).with_hint(format!(
+                "The protocols are {}. A file with a colon in its name is './NAME'",
+                known.join(", ")
+            )))
+        }
     }
 }
 

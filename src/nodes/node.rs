@@ -10,11 +10,11 @@ use super::names::{Names, Warn};
 use super::options::NodeOptions;
 use crate::crypto::{Secret, Secrets};
 use crate::error::{Error, Result, printable};
-use crate::formats::Format;
 use crate::formats::encryption::KEY_SECRETS;
 use crate::formats::snapshots::SnapshotName;
+use crate::formats::{FORMATS, Format};
 use crate::options::json::PREFIX;
-use crate::options::{Values, qemu_json};
+use crate::options::{Values, qemu_json, similar};
 use crate::storage::{CacheMode, Protocol, Reopen, Sharing, WindowRange};
 
 /// The policy for opening an image and its backing chain.
@@ -186,9 +186,15 @@ impl Node<'_> {
             self.protocol = Some(protocol);
             Some(Format::RAW)
         } else {
-            let unknown = || Error::invalid(format!("Unknown driver '{}'", printable(name)));
-            Some(Format::from_name(name).ok_or_else(unknown)?)
+            Some(Format::from_name(name).ok_or_else(|| unknown_driver(name))?)
         };
         Ok(())
     }
+}
+
+/// Returns the error for a driver that this version doesn't have, with a hint at those that it has.
+pub(super) fn unknown_driver(name: &str) -> Error {
+    let known = FORMATS.iter().map(|format| format.name());
+    let unknown = Error::invalid(format!("Unknown driver '{}'", printable(name)));
+    unknown.with_hint(similar::format(name, known))
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde_json::{Map, json};
 
 use super::names::Warn;
-use super::node::{BackingNode, Node, RawNode};
+use super::node::{BackingNode, Node, RawNode, unknown_driver};
 use super::options::{NodeOptions, format_with, take_options};
 use crate::crypto::Secrets;
 use crate::error::{Error, Result};
@@ -474,14 +474,9 @@ fn known_format(name: &str) -> Result<Format> {
     Format::from_name(name).ok_or_else(|| unknown_driver(name))
 }
 
-fn unknown_driver(name: &str) -> Error {
-    Error::invalid(format!("Unknown driver '{name}'"))
-}
-
 fn no_such_node(name: &str) -> Error {
-    Error::invalid(format!(
-        "Cannot find device='{name}' nor node-name='{name}'"
-    ))
+    let error = format!("Cannot find device='{name}' nor node-name='{name}'");
+    Error::invalid(error).with_hint("A file is named by driver=FORMAT,file.filename=NAME")
 }
 
 #[cfg(test)]

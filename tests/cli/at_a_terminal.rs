@@ -138,4 +138,70 @@ fn a_person_is_told_of_a_name_that_is_another_formats() {
         assert!(!shown.contains("warning"), "{quiet}: {shown}");
     }
     cowhide(folder, "create new.qcow2 1M").ok();
+    for (args, name, instead) in [
+        (
+            "convert disk.img x.vhd",
+            "x.vhd",
+            "'-O vpc' makes a vpc image",
+        ),
+        (
+            "dd if=disk.img of=x.VDI",
+            "x.VDI",
+            "'-O vdi' makes a vdi image",
+        ),
+    ] {
+        let words = format!("warning: '{name}' becomes a raw image, since no format was given");
+        let shown = type_at(folder, args).exp_eof().unwrap();
+        assert!(shown.contains(&words) && shown.contains(instead), "{shown}");
+        let given = args.replacen(' ', " -O raw ", 1);
+        let shown = type_at(folder, &given).exp_eof().unwrap();
+        assert!(!shown.contains("warning"), "{shown}");
+        cowhide(folder, args).ok();
+    }
+}
+
+#[test]
+fn help_fits_the_terminal_and_is_whole_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let at_terminal = |width: u16, args: &str| {
+        let command = format!("stty rows 24 cols {width}; exec {COWHIDE} {args}");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &command]).current_dir(folder);
+        let mut terminal = spawn_command(shell, Some(20_000)).unwrap();
+        terminal.exp_eof().unwrap().replace('\r', "")
+    };
+    for (args, width) in [
+        ("convert --help", 80),
+        ("convert --help", 50),
+        ("--help", 60),
+    ] {
+        let shown = at_terminal(width, args);
+        let program = Path::new(COWHIDE).file_name().unwrap().to_str().unwrap();
+        let broken = shown
+            .lines()
+            .filter(|line| !line.starts_with(&format!("  {program} ")));
+        let widest = broken.map(|line| line.chars().count()).max();
+        assert!(widest <= Some(usize::from(width)), "{args}: {shown}");
+        let whole = cowhide(folder, args).ok();
+        assert!(
+            whole
+                .lines()
+                .any(|line| line.contains("] source... target"))
+        );
+        // The session reads bytes as characters.
+        let words = |text: &str| {
+            let text = text.replace(|character: char| !character.is_ascii(), "");
+            let words = text.split_whitespace().map(str::to_owned);
+            words.collect::<Vec<_>>()
+        };
+        assert_eq!(words(&shown) == words(&whole), args != "--help");
+    }
+    // People get a list of subcommands without their options.
+    let shown = at_terminal(80, "--help");
+    assert!(
+        shown.contains("\n  convert      Copy a disk image"),
+        "{shown}"
+    );
+    assert!(!shown.contains("--target-is-zero"), "{shown}");
 }

@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use libtest_mimic::Trial;
 
 use crate::common::{COWHIDE, Ran, same_contents, write_disk};
-use crate::tools::qemu_img;
+use crate::tools::{qemu_img, without_help};
 use crate::trial;
 
 /// Calls that only read images.
@@ -239,7 +239,7 @@ fn limited(folder: &Path, line: &str, memory: u64, stdout: Stdio) -> Ran {
 
 fn assert_same(ours: &Ran, theirs: &Ran) {
     assert_eq!(ours.status, theirs.status, "{ours:?} {theirs:?}");
-    assert_eq!(ours.stderr, theirs.stderr);
+    assert_eq!(without_help(&ours.stderr, &theirs.stderr), theirs.stderr);
     assert_eq!(
         without_progress(&ours.stdout),
         without_progress(&theirs.stdout)

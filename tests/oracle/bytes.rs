@@ -9,6 +9,7 @@ use std::process::Command;
 use libtest_mimic::Trial;
 
 use crate::common::{COWHIDE, write_disk};
+use crate::tools::without_help;
 use crate::trial;
 
 /// Calls of words that are separated by spaces. `~` stands for a byte that isn't UTF-8.
@@ -96,9 +97,11 @@ fn same(call: &str) {
         files(folder.path());
         let (status, stdout, stderr) = run(tool, folder.path(), call);
         let stderr = String::from_utf8_lossy(&stderr).replace("cowhide", "qemu-img");
-        (status, stdout, stderr, names(folder.path()))
+        (stderr, (status, stdout, names(folder.path())))
     });
-    assert_eq!(told[0], told[1], "{call}");
+    let [(ours, our_answer), (theirs, their_answer)] = told;
+    assert_eq!(our_answer, their_answer, "{call}");
+    assert_eq!(without_help(&ours, &theirs), theirs, "{call}");
 }
 
 /// Checks that text reports are safe to print: bytes that aren't UTF-8 are replaced.

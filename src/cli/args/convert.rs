@@ -47,7 +47,7 @@ pub struct ConvertArgs {
         allow_hyphen_values = true
     )]
     pub(in crate::cli) target_options: Vec<OsString>,
-    /// Encrypt the target; same as -o encrypt.format=FORMAT
+    /// Encrypt the target: luks or aes; same as -o encrypt.format=FORMAT
     #[arg(long, value_name = "FORMAT", help_heading = OWN)]
     pub(in crate::cli) encrypt: Option<String>,
     /// Compress the target's data, if its format can (-o compression_type sets the algorithm)
@@ -83,7 +83,7 @@ pub struct ConvertArgs {
         alias = "output-cache"
     )]
     pub(in crate::cli) target_cache: String,
-    /// Cache mode of the source
+    /// Cache mode of the source; the same names
     #[arg(short = 'T', long, value_name = "CACHE", default_value = "writeback")]
     pub(in crate::cli) source_cache: String,
     /// Copy within the kernel where possible, without a search for zeroes

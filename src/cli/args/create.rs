@@ -41,7 +41,7 @@ pub struct CreateArgs {
     /// Don't open the backing file; it needn't exist
     #[arg(short = 'u', long)]
     pub(in crate::cli) backing_unsafe: bool,
-    /// Encrypt the image; same as -o encrypt.format=FORMAT
+    /// Encrypt the image: luks or aes; same as -o encrypt.format=FORMAT
     #[arg(long, value_name = "FORMAT", help_heading = OWN)]
     pub(in crate::cli) encrypt: Option<String>,
     #[command(flatten)]

@@ -28,16 +28,15 @@ pub struct DdArgs {
     /// The input is an option string (driver=…,file.filename=…), not a file name
     #[arg(long, alias = "source-image-opts")]
     pub(in crate::cli) image_opts: bool,
-    /// Format of the output
+    /// Format of the output [default: raw]
     #[arg(
         short = 'O',
         long,
         value_name = "FMT",
         alias = "target-format",
-        default_value = "raw",
         allow_hyphen_values = true
     )]
-    pub(in crate::cli) output_format: String,
+    pub(in crate::cli) output_format: Option<String>,
     /// Open the input even while another process writes it; its contents may be inconsistent
     #[arg(short = 'U', long)]
     pub(in crate::cli) force_share: bool,

@@ -6,7 +6,10 @@ use super::shared::{CommonArgs, ImageArgs, PasswordArgs};
 
 /// `map`
 #[derive(Debug, Args)]
-#[command(args_override_self = true)]
+#[command(
+    args_override_self = true,
+    mut_arg("output", |output| output.help("human, json, picture or svg"))
+)]
 pub struct MapArgs {
     #[command(flatten)]
     pub(in crate::cli) common: CommonArgs,

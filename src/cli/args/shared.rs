@@ -146,7 +146,7 @@ pub struct ImageArgs {
     /// Open the image even while another process writes it; its contents may be inconsistent
     #[arg(short = 'U', long)]
     pub(in crate::cli) force_share: bool,
-    /// human or json (map: also picture or svg)
+    /// human or json
     #[arg(long, value_name = "FORM", default_value = "human")]
     pub(in crate::cli) output: String,
     /// The image
