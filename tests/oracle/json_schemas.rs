@@ -353,7 +353,7 @@ bench: bench -c 10 plain
 bench: bench -c 10 -w --flush-interval 5 -d 2 new
 plan: convert --plan -O qcow2 marked x
 plan: convert --plan -O vdi plain x
-plan: convert --plan -n -O raw disk.raw vdi new.raw
+plan: convert --plan -O raw disk.raw vdi new.raw
 plan: convert --plan --password-file pw -O qcow2 --encrypt luks aes x
 snapshots: snapshot -l saved
 snapshots: snapshot -l plain
