@@ -13,14 +13,14 @@ use crate::options::{list, similar};
 
 /// The format of a new image, as it was chosen.
 #[derive(Clone, Copy)]
-pub(super) struct Chosen<'a> {
+pub(super) struct ChosenFormat<'a> {
     /// The option that chooses it.
     pub(super) option: &'static str,
     /// The value of the option, if it was given.
     pub(super) given: Option<&'a str>,
 }
 
-impl Chosen<'_> {
+impl ChosenFormat<'_> {
     /// Returns the error for a wish that the format can't fulfil, with a hint at the formats for which `fits` is true.
     /// Often the option is missing, and the format is the default one.
     pub(super) fn refuse(self, message: String, fits: impl Fn(Format) -> bool) -> Error {

@@ -9,7 +9,7 @@ use anyhow::anyhow;
 
 use super::args::ConvertArgs;
 use super::checksum::{algorithm, checksum_line};
-use super::chosen_format::{Chosen, with_values};
+use super::chosen_format::{ChosenFormat, with_values};
 use super::operands::{self, Output, cache, existing_target, source, target, target_options};
 use super::password::PasswordSource;
 use super::progress::Progress;
@@ -167,7 +167,7 @@ fn plan_target<'a>(
         protocols::check_creates(driver.protocol(), &path)?;
     }
     let encrypt = args.encrypt.as_deref();
-    let chosen = Chosen {
+    let chosen = ChosenFormat {
         option: "-O",
         given: args.target_format.as_deref(),
     };
@@ -251,7 +251,7 @@ fn set_backing(
     sources: usize,
     driver: Driver,
     options: &mut Values,
-    chosen: Chosen<'_>,
+    chosen: ChosenFormat<'_>,
 ) -> Result<bool, Failure> {
     if args.no_create {
         if args.backing.is_some() && sources > 1 {
@@ -289,7 +289,11 @@ fn several_sources() -> Failure {
 
 /// Refuses a target that can't be compressed, in the words of `qemu-img`. The values of the options are checked
 /// later.
-fn check_compression(format: Format, options: &Values, chosen: Chosen<'_>) -> Result<(), Failure> {
+fn check_compression(
+    format: Format,
+    options: &Values,
+    chosen: ChosenFormat<'_>,
+) -> Result<(), Failure> {
     if !format.capabilities().compresses {
         return Err(no_compression(chosen));
     }
@@ -305,7 +309,7 @@ fn check_compression(format: Format, options: &Values, chosen: Chosen<'_>) -> Re
     Ok(())
 }
 
-fn no_compression(chosen: Chosen<'_>) -> Failure {
+fn no_compression(chosen: ChosenFormat<'_>) -> Failure {
     let message = "Compression not supported for this file format";
     let error = chosen.refuse(message.into(), |format| format.capabilities().compresses);
     error.into()

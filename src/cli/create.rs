@@ -10,7 +10,7 @@ use anyhow::anyhow;
 use serde::Serialize;
 
 use super::args::CreateArgs;
-use super::chosen_format::{Chosen, with_values};
+use super::chosen_format::{ChosenFormat, with_values};
 use super::operands::{self, Output, target, target_options};
 use super::password::PasswordSource;
 use super::{Done, Failure, print, print_bytes};
@@ -48,7 +48,7 @@ pub(super) fn run(args: &CreateArgs, secrets: &Secrets) -> Done {
     let path = file_name::new_file(operand).map_err(with_name)?;
     list::check_creates(driver.protocol(), &path).map_err(with_name)?;
     let encrypt = args.encrypt.as_deref();
-    let chosen = Chosen {
+    let chosen = ChosenFormat {
         option: "-f",
         given: args.format.as_deref(),
     };

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 
 use super::args::DdArgs;
-use super::chosen_format::Chosen;
+use super::chosen_format::ChosenFormat;
 use super::operands::{self, source, target};
 use super::password::PasswordSource;
 use super::{Done, Failure, complain_of};
@@ -40,7 +40,7 @@ pub(super) fn run(args: &DdArgs, secrets: &Secrets) -> Done {
         from.sharing = from.sharing.max(Sharing::Forced);
     }
     let opened = BlockSource::open(&from, &passwords)?;
-    let chosen = Chosen {
+    let chosen = ChosenFormat {
         option: "-O",
         given: args.output_format.as_deref(),
     };

@@ -15,9 +15,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::slice::Iter;
 
-use clap::{Arg, Command, CommandFactory as _};
+use clap::{Arg, Command};
 
-use super::args::Cli;
 use super::other_words;
 use crate::options::similar;
 
@@ -331,8 +330,7 @@ impl<'a> Grammar<'a> {
     /// Returns a line of help for an option that the program has in another place than this one.
     fn other_place(&self, is_meant: impl Fn(&Arg) -> bool) -> Option<String> {
         let is_in = |command: &Command| command.get_arguments().any(&is_meant);
-        let mut all = Cli::command();
-        all.build();
+        let all = other_words::all_options();
         if self.is_global {
             let mut commands = all.get_subcommands();
             return commands

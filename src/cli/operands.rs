@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use anyhow::anyhow;
 
 use super::args::CommonArgs;
-use super::chosen_format::{Chosen, formats_with, has_option};
+use super::chosen_format::{ChosenFormat, formats_with, has_option};
 use super::{Failure, print, warn_in_capitals, warn_of_short, warn_with_help};
 use crate::commands::{Driver, Existing, Purpose, Sharing, Target};
 use crate::crypto::Secrets;
@@ -270,7 +270,7 @@ pub(super) fn target_options(
     driver: Driver,
     lists: &[OsString],
     encrypt: Option<&str>,
-    chosen: Chosen<'_>,
+    chosen: ChosenFormat<'_>,
 ) -> crate::error::Result<Values> {
     let mut options = Values::of_lists(&driver.create_options(), lists)
         .map_err(|error| chosen.with_options(error, driver, lists))?;
@@ -293,7 +293,7 @@ pub(super) fn set_backing(
     driver: Driver,
     file: Option<&OsStr>,
     format: Option<&str>,
-    chosen: Chosen<'_>,
+    chosen: ChosenFormat<'_>,
 ) -> crate::error::Result<()> {
     for (key, value, what) in [
         ("backing_file", file, "Backing file"),

@@ -1,6 +1,9 @@
 //! Words that people type for a subcommand or an option of another name. A message about an unknown word has them as a
 //! suggestion.
 
+use clap::CommandFactory as _;
+
+use super::args::Cli;
 use crate::options::similar;
 
 /// Other words for subcommands, and what to type instead.
@@ -58,6 +61,13 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     ("v", "--verify", "verify"),
 ];
 
+/// Returns the definition of all options, to look for those that stand in another place.
+pub(super) fn all_options() -> clap::Command {
+    let mut all = Cli::command();
+    all.build();
+    all
+}
+
 /// Returns a suggestion for an unknown subcommand, as a line of help.
 pub(super) fn of_subcommand<'a>(
     word: &str,
@@ -84,10 +94,7 @@ pub(super) fn of_option(word: &str, has: impl Fn(&str) -> bool) -> Option<String
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
-    use crate::cli::args::Cli;
 
     #[test]
     fn what_is_suggested_exists_and_what_is_not_known_does_not() {

@@ -7,6 +7,8 @@ const SPEED: &str = "`speed` measures what formats are made of";
 
 /// Files that name formats in modules without formats.
 pub const NAMES_OF_FORMATS: Exceptions = &[
+    ("cli/args/convert.rs", "help names the values of --encrypt"),
+    ("cli/args/create.rs", "help names the values of --encrypt"),
     (
         "cli/examples.rs",
         "examples name the formats that people use",
