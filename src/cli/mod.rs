@@ -12,7 +12,6 @@ mod bitmap;
 mod check;
 mod checksum;
 mod chosen_format;
-
 mod commit;
 mod compare;
 mod completions;
