@@ -73,7 +73,7 @@ pub(super) fn complain_of(error: &anyhow::Error) {
 /// Prints an error in the use of the options, and a line that names the help option.
 pub(super) fn complain_of_use(error: &anyhow::Error, help: &str) {
     if is_json() {
-        return print_object("error", "other", &format!("{error:#}"), Some(help));
+        return print_object("error", "usage", &format!("{error:#}"), Some(help));
     }
     complain(&format!("{}: {error:#}", program()));
     complain(help);

@@ -53,9 +53,9 @@ impl EncryptionFormat {
                  nothing detects a wrong password or changed data. Use LUKS for new images."
             }
             Self::Luks => {
-                "LUKS: a random master key encrypts the sectors. Several passwords open it, each through PBKDF2 or \
-                 Argon2, which make guessing slow, and can be changed or erased. A wrong password is \
-                 detected; changed data isn't."
+                "LUKS: a random master key encrypts the sectors. Several passwords open it, each through PBKDF2 \
+                 (in version 2 also Argon2), which makes guessing slow, and can be changed or erased. A wrong \
+                 password is detected; changed data isn't."
             }
         }
     }

@@ -158,10 +158,18 @@ fn clusters(header: &Header) -> String {
 fn l1_table(header: &Header) -> String {
     let l1 = header.l1();
     let bytes = human_size(l1.entries.saturating_mul(ENTRY_SIZE));
-    let (entries, host) = (l1.entries, l1.host.0);
+    let (entries, host) = (entry_count(l1.entries), l1.host.0);
     format!(
-        "{entries} entries ({bytes}) at byte {host}. Each leads to an L2 table, or says that there is none."
+        "{entries} ({bytes}) at byte {host}. Each leads to an L2 table, or says that there is none."
     )
+}
+
+/// Returns a number of entries in words.
+fn entry_count(count: u64) -> String {
+    match count {
+        1 => "1 entry".to_owned(),
+        _ => format!("{count} entries"),
+    }
 }
 
 fn l2_tables(header: &Header) -> String {
@@ -186,11 +194,11 @@ fn refcounts(header: &Header) -> String {
     let table = header.refcount_table();
     format!(
         "{} bits wide, so that a cluster can be shared {} times. A block of them is one cluster and counts for {} \
-         of the file. The table of blocks has {} entries at byte {}.",
+         of the file. The table of blocks has {} at byte {}.",
         geometry.refcount_bits(),
         geometry.max_refcount(),
         human_size(counted),
-        table.entries,
+        entry_count(table.entries),
         table.host.0
     )
 }
