@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::common::Noise;
 use crate::features::{bitmaps, noise};
 use crate::random_images::{Made, header, make_chain};
-use crate::tools::{SECRET, Tool, ours, qemu_img, spec};
+use crate::tools::{SECRET, Tool, ours, qemu_img, spec, without_help};
 use crate::trial;
 
 /// The number of chains, and the number of images from each.
@@ -149,6 +149,7 @@ fn convert(folder: &Path, noise: &mut Noise, chain: &[Made], number: u64) {
     );
     if their_run.status != Some(0) {
         let said = our_run.stderr.replace("cowhide", "qemu-img");
+        let said = without_help(&said, &their_run.stderr);
         let unreadable = their_run.stderr.contains("error while reading");
         assert!(
             unreadable || said == their_run.stderr,

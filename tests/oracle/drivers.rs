@@ -6,7 +6,7 @@ use libtest_mimic::Trial;
 
 use crate::common::{Ran, same_contents, write_disk};
 use crate::devices::Device;
-use crate::tools::{ours, qemu_img, same_answer};
+use crate::tools::{ours, qemu_img, same_answer, without_help};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -63,7 +63,8 @@ fn file() {
         let made = fs::read(folder.join("x")).ok();
         let made = made.filter(|_| theirs.status == Some(0));
         clean();
-        let ours = ours(folder, &words);
+        let mut ours = ours(folder, &words);
+        ours.stderr = without_help(&ours.stderr, &theirs.stderr);
         assert_eq!(fs::read(folder.join("x")).ok(), made, "{call}");
         let said = |ran: &Ran| (ran.status, ran.stdout.clone(), ran.stderr.clone());
         assert_eq!(said(&ours), said(&theirs), "{call}");

@@ -7,7 +7,7 @@ use std::fs;
 use libtest_mimic::Trial;
 
 use crate::common::{qemu_io, same_contents, write_disk};
-use crate::tools::{Tool, assert_reads_as, ours, qemu_img, same, words};
+use crate::tools::{Tool, assert_reads_as, ours, qemu_img, same, without_help, words};
 use crate::trial;
 
 /// The offsets of fields of the header, in bytes.
@@ -65,7 +65,7 @@ fn l2(bytes: &[u8]) -> usize {
 fn both(prepare: &[&str], line: &str) -> [tempfile::TempDir; 2] {
     let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let tools: [Tool; 2] = [ours, qemu_img];
-    let said = [0, 1].map(|which| {
+    let mut said = [0, 1].map(|which| {
         let folder = folders[which].path();
         for line in prepare {
             qemu_img(folder, &words(line)).ok();
@@ -74,6 +74,7 @@ fn both(prepare: &[&str], line: &str) -> [tempfile::TempDir; 2] {
         let stderr = ran.stderr.replace("qemu-img", "cowhide");
         (ran.status, ran.stdout, stderr)
     });
+    said[0].2 = without_help(&said[0].2, &said[1].2);
     assert_eq!(said[0], said[1], "{line}");
     folders
 }
