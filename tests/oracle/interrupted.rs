@@ -18,7 +18,7 @@ use crate::tools::complaints;
 use crate::trial;
 
 /// The number of injections for each work.
-const SAMPLE: usize = 36;
+const SAMPLE: usize = 24;
 
 const SECRET: &str = "secret,id=s,file=pw";
 

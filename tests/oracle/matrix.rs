@@ -74,12 +74,12 @@ fn both_ways(bits: u32, compat: &str, encrypted: bool) {
             assert_eq!(compared, "Images are identical.\n", "size {size}");
         }
 
+        // Reports hardly depend on the size: they are compared for no cluster, for two, and for several tables.
+        if size > 0 && size <= cluster {
+            continue;
+        }
         for image in ["ours.qcow2", "theirs.qcow2"] {
-            for args in [
-                &["info", "--output=json", image][..],
-                &["info", image],
-                &["info", "-f", "raw", image],
-            ] {
+            for args in [&["info", "--output=json", image][..], &["info", image]] {
                 assert_eq!(
                     ours(folder, args).ok(),
                     qemu_img(folder, args).ok(),
