@@ -41,10 +41,15 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Runs cowhide with `memory` bytes of address space and 2 s of processor time.
-fn limited(folder: &Path, memory: u64, args: &[&str]) -> Ran {
-    let limits = [&format!("--as={memory}"), "--cpu=2", COWHIDE];
-    run(folder, "prlimit", limits.iter().chain(args))
+/// Runs cowhide with `memory` bytes of address space and `seconds` of processor time.
+fn limited(folder: &Path, memory: u64, seconds: u32, args: &[&str]) -> Ran {
+    let limits = [format!("--as={memory}"), format!("--cpu={seconds}")];
+    let limits = limits.iter().map(String::as_str);
+    run(
+        folder,
+        "prlimit",
+        limits.chain([COWHIDE]).chain(args.iter().copied()),
+    )
 }
 
 /// Checks that every command that only reads an image keeps the limits, and that `info` prints the same as the
@@ -59,7 +64,7 @@ fn look(make: Make, words: &str) {
         &["info", "--output=json", "-U", "x"],
         &["info", "--backing-chain", "--output=json", "x"],
     ] {
-        let told = limited(folder, 1 << 30, args).ok();
+        let told = limited(folder, 1 << 30, 2, args).ok();
         assert!(told == qemu_img(folder, args).ok(), "{args:?}");
         all.push_str(&told);
     }
@@ -72,7 +77,7 @@ fn look(make: Make, words: &str) {
         &["compare", "x", "x"],
         &["compare", "-s", "x", "x"],
     ] {
-        let ran = limited(folder, 1 << 30, args);
+        let ran = limited(folder, 1 << 30, 2, args);
         // Images that are built here have wrong refcounts, and raw images have no check.
         let expected: &[i32] = if args[0] == "check" {
             &[0, 2, 63]
@@ -236,7 +241,8 @@ fn conversions() {
         (&["-f", "qcow2", "c.qcow2", "back"], true),
     ] {
         let all = [&["convert", "-m", "16"][..], &key, args].concat();
-        limited(folder, 2 << 30, &all).ok();
+        // Compression takes two seconds of processor time.
+        limited(folder, 2 << 30, 60, &all).ok();
         if made {
             assert!(
                 same_contents(&folder.join("disk.raw"), &folder.join("back")),
