@@ -24,7 +24,7 @@ use crate::tools::{Tool, is_finding, ours, qemu_img, same_answer};
 use crate::trial;
 
 /// The number of images.
-const IMAGES: u64 = 40;
+const IMAGES: u64 = 24;
 
 pub fn trials() -> Vec<Trial> {
     (0..IMAGES)
