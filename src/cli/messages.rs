@@ -70,15 +70,6 @@ pub(super) fn complain_of(error: &anyhow::Error) {
     hint.into_iter().flat_map(str::lines).for_each(complain);
 }
 
-/// Prints an error in the use of the options, and a line that names the help option.
-pub(super) fn complain_of_use(error: &anyhow::Error, help: &str) {
-    if is_json() {
-        return print_object("error", "usage", &format!("{error:#}"), Some(help));
-    }
-    complain(&format!("{}: {error:#}", program()));
-    complain(help);
-}
-
 /// Returns the line for a finding of `check`. With `has_prefix`, the text has the program's name in front, unless it is
 /// an object.
 pub(super) fn finding_line(text: &str, has_prefix: bool) -> String {

@@ -61,8 +61,8 @@ use self::early_checks::{Reading, Stop};
 use self::failure::{Done, FAILED, Failure};
 use self::getopt::Call;
 use self::messages::{
-    called, complain, complain_of, complain_of_misuse, complain_of_use, finding_line, program,
-    warn, warn_in_capitals, warn_of_short, warn_with_help,
+    called, complain, complain_of, complain_of_misuse, finding_line, program, warn,
+    warn_in_capitals, warn_of_short, warn_with_help,
 };
 use self::standard_output::{print, print_bytes, stdout, writing};
 use crate::crypto::Secrets;
@@ -217,7 +217,8 @@ fn finish(done: Done, subcommand: Option<&str>) -> ExitCode {
         Err(Failure::OutputClosed) => return ExitCode::SUCCESS,
         // An error without a kind is one in the use of the options.
         Err(Failure::Error(error)) if !error.is::<Error>() && subcommand.is_some() => {
-            complain_of_use(&error, &usage::hint(called(), subcommand));
+            let message = format!("{error:#}");
+            complain_of_misuse(program(), &message, &usage::hint(called(), subcommand));
         }
         Err(Failure::Error(error)) => complain_of(&error),
         Err(Failure::Usage(message)) => {

@@ -1,9 +1,6 @@
 //! Words that people type for a subcommand or an option of another name. A message about an unknown word has them as a
 //! suggestion.
 
-use clap::CommandFactory as _;
-
-use super::args::Cli;
 use crate::options::similar;
 
 /// Other words for subcommands, and what to type instead.
@@ -61,13 +58,6 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     ("v", "--verify", "verify"),
 ];
 
-/// Returns the definition of all options, to look for those that stand in another place.
-pub(super) fn all_options() -> clap::Command {
-    let mut all = Cli::command();
-    all.build();
-    all
-}
-
 /// Returns a suggestion for an unknown subcommand, as a line of help.
 pub(super) fn of_subcommand<'a>(
     word: &str,
@@ -95,11 +85,11 @@ pub(super) fn of_option(word: &str, has: impl Fn(&str) -> bool) -> Option<String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::definition_of_all;
 
     #[test]
     fn what_is_suggested_exists_and_what_is_not_known_does_not() {
-        let mut definition = Cli::command();
-        definition.build();
+        let definition = definition_of_all();
         for (other, instead) in SUBCOMMANDS {
             assert!(definition.find_subcommand(other).is_none(), "{other}");
             let mut words = instead.split(' ');
