@@ -281,8 +281,7 @@ fn options(specs: &[&OptionSpec], current: &OsStr) -> Vec<CompletionCandidate> {
 /// Returns the format whose options a command line has: that of `-O` if a subcommand has it, or else that of `-f`. A
 /// mistake in the line ends the search.
 fn format_of_options(words: &[OsString]) -> String {
-    let mut definition = Cli::command();
-    definition.build();
+    let definition = Cli::definition();
     let mut format = "raw".to_owned();
     let seen = |subcommand: &str, option: &str, value: &OsStr| {
         let command = definition.find_subcommand(subcommand);

@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::FromArgMatches as _;
 
 use super::args::Cli;
 use super::getopt::{self, Call};
@@ -45,11 +45,7 @@ pub fn info(path: &Path, format: Option<Format>) {
 /// Parses a command line of words that are separated by spaces.
 pub fn command_line(bytes: &[u8]) {
     static DEFINITION: OnceLock<clap::Command> = OnceLock::new();
-    let definition = DEFINITION.get_or_init(|| {
-        let mut definition = Cli::command();
-        definition.build();
-        definition
-    });
+    let definition = DEFINITION.get_or_init(Cli::definition);
     let words = bytes.split(|byte| *byte == b' ').map(OsStr::from_bytes);
     let words: Vec<OsString> = words.map(OsStr::to_owned).collect();
     let normalise = |words: &[OsString]| {

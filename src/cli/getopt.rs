@@ -17,7 +17,7 @@ use std::slice::Iter;
 
 use clap::{Arg, Command};
 
-use super::{definition_of_all, other_words};
+use super::other_words;
 use crate::options::similar;
 
 /// The heading in the help text of options that `qemu-img` doesn't have.
@@ -330,7 +330,7 @@ impl<'a> Grammar<'a> {
     /// Returns a line of help for an option that the program has in another place than this one.
     fn other_place(&self, is_meant: impl Fn(&Arg) -> bool) -> Option<String> {
         let is_in = |command: &Command| command.get_arguments().any(&is_meant);
-        let all = definition_of_all();
+        let all = other_words::all_options();
         if self.is_global {
             let mut commands = all.get_subcommands();
             return commands

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Command, CommandFactory as _};
+use clap::Command;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
@@ -70,8 +70,7 @@ pub(super) fn run(args: &ManArgs, _secrets: &Secrets) -> Done {
 
 /// Returns the pages: the name of each file, and its text.
 fn pages() -> Result<Vec<(String, Vec<u8>)>, Failure> {
-    let mut definition = Cli::command();
-    definition.build();
+    let definition = Cli::definition();
     let commands: Vec<&Command> = definition.get_subcommands().collect();
     let names = commands.iter().map(|command| command.get_name());
     let mut pages = vec![(
@@ -190,6 +189,8 @@ fn differences(command: &Command) -> Roff {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]

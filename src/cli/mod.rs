@@ -52,7 +52,7 @@ use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
 use anyhow::anyhow;
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::FromArgMatches as _;
 
 pub use self::internal_error::guard;
 
@@ -91,7 +91,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             definition.build();
             definition
         }
-        None => definition_of_all(),
+        None => Cli::definition(),
     };
     let mut reading = Reading::default();
     let read = getopt::normalise(&definition, &arguments, |subcommand, option, value| {
@@ -101,13 +101,13 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let (arguments, subcommand) = match read {
         Ok(Call::Run(arguments, subcommand)) => (arguments, subcommand),
         Ok(Call::Help(None)) => {
-            return help(&help::page(&definition_of_all(), program(), is_terminal()));
+            return help(&help::page(&Cli::definition(), program(), is_terminal()));
         }
         Ok(Call::Help(Some(name))) => {
-            return help(&help::subcommand(&definition_of_all(), &name, program()));
+            return help(&help::subcommand(&Cli::definition(), &name, program()));
         }
         Ok(Call::LongHelp(name)) => {
-            return help(&help::with_examples(&definition_of_all(), &name, program()));
+            return help(&help::with_examples(&Cli::definition(), &name, program()));
         }
         Ok(Call::Version) => return inform(&help::version(program())),
         Err(stop) => return stopped(stop),
@@ -124,12 +124,6 @@ fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     finish(execute(cli.command, secrets), subcommand)
-}
-
-fn definition_of_all() -> clap::Command {
-    let mut all = Cli::command();
-    all.build();
-    all
 }
 
 fn is_terminal() -> bool {

@@ -1,6 +1,7 @@
 //! Words that people type for a subcommand or an option of another name. A message about an unknown word has them as a
 //! suggestion.
 
+use super::args::Cli;
 use crate::options::similar;
 
 /// Other words for subcommands, and what to type instead.
@@ -58,6 +59,11 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     ("v", "--verify", "verify"),
 ];
 
+/// Returns the definition of all options, to look for those that stand in another place.
+pub(super) fn all_options() -> clap::Command {
+    Cli::definition()
+}
+
 /// Returns a suggestion for an unknown subcommand, as a line of help.
 pub(super) fn of_subcommand<'a>(
     word: &str,
@@ -85,11 +91,10 @@ pub(super) fn of_option(word: &str, has: impl Fn(&str) -> bool) -> Option<String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::definition_of_all;
 
     #[test]
     fn what_is_suggested_exists_and_what_is_not_known_does_not() {
-        let definition = definition_of_all();
+        let definition = Cli::definition();
         for (other, instead) in SUBCOMMANDS {
             assert!(definition.find_subcommand(other).is_none(), "{other}");
             let mut words = instead.split(' ');

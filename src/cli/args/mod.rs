@@ -25,7 +25,7 @@ mod shared;
 mod snapshot;
 mod speed;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::cli::getopt::OWN;
 
@@ -81,6 +81,13 @@ pub struct GlobalArgs {
 }
 
 impl Cli {
+    /// Returns the definition of all subcommands, built for a look at their options.
+    pub(in crate::cli) fn definition() -> clap::Command {
+        let mut all = Self::command();
+        all.build();
+        all
+    }
+
     /// Returns the definition of a single subcommand, since defining all of them takes longer than the rest of
     /// `info`. It parses in the same way as the whole definition, and has no help texts. Returns `None` if there is
     /// no such subcommand.
@@ -174,8 +181,6 @@ pub enum Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
