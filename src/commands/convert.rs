@@ -119,13 +119,8 @@ pub fn run(
     let joined = join(opened)?;
     let image = joined.as_ref();
     let failed = |error| target.failed(error);
-    // The options are checked before the files that they name.
-    target.plan(image.size(), None).map_err(failed)?;
-    // It stays open until the end, since the written data depends on it.
-    let base = target
-        .base()
-        .map_err(|error| target.backing_failed(error))?;
-    let plan_of_new = target.plan(image.size(), base.as_ref()).map_err(failed)?;
+    // The backing file stays open until the end, since the written data depends on it.
+    let (base, plan_of_new) = target.plan_conversion(image.size())?;
     let plan_of_new = plan_of_new.as_deref();
     if let Some(taken) = &taken {
         taken.check_target(target, plan_of_new)?;

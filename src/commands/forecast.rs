@@ -57,17 +57,15 @@ pub fn run(plan: &Conversion<'_>) -> Result<Forecast> {
     let joined = join(opened)?;
     let image = joined.as_ref();
     let target = &plan.target;
-    let failed = |error| target.failed(error);
-    target.plan(image.size(), None).map_err(failed)?;
-    let base = target
-        .base()
-        .map_err(|error| target.backing_failed(error))?;
-    let new = target.plan(image.size(), base.as_ref()).map_err(failed)?;
+    let (base, new) = target.plan_conversion(image.size())?;
     let files: Vec<&dyn Storage> = opened.iter().flat_map(Disk::files).collect();
     let (replaces, encryption) = match new.as_deref() {
         Some(new) => {
             let replaces = target.check_new(new, &files, base.as_ref());
-            (replaces.map_err(failed)?, new.encryption())
+            (
+                replaces.map_err(|error| target.failed(error))?,
+                new.encryption(),
+            )
         }
         None => (false, target.check_existing(image.size(), &files)?),
     };

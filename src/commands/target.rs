@@ -104,6 +104,9 @@ impl Written {
     }
 }
 
+/// The plan of a new image, or `None` for one that exists.
+type PlanOfNew = Option<Box<dyn Plan>>;
+
 impl Target<'_> {
     /// Returns the written image as a source.
     ///
@@ -172,7 +175,7 @@ impl Target<'_> {
     ///
     /// # Errors
     /// Returns the errors of [`FormatDriver::plan`](crate::formats::FormatDriver::plan).
-    pub(super) fn plan(&self, size: u64, base: Option<&Base>) -> Result<Option<Box<dyn Plan>>> {
+    pub(super) fn plan(&self, size: u64, base: Option<&Base>) -> Result<PlanOfNew> {
         if self.existing.is_some() {
             return Ok(None);
         }
@@ -265,9 +268,19 @@ impl Target<'_> {
         error.context(format!("{}: error while converting {driver}", self.name))
     }
 
-    /// Returns the error of a conversion that can't open the new image's backing file, in the words of `qemu-img`.
-    pub(super) fn backing_failed(&self, error: Error) -> Error {
-        could_not_open(&self.name, error.context("Could not open backing file"))
+    /// Returns the backing file of a conversion's target and the plan of a new image, or `None` for one that exists.
+    /// The options are checked before the files that they name.
+    ///
+    /// # Errors
+    /// Returns the errors of [`plan`](Self::plan) and [`base`](Self::base), in the words of `qemu-img`.
+    pub(super) fn plan_conversion(&self, size: u64) -> Result<(Option<Base>, PlanOfNew)> {
+        let failed = |error| self.failed(error);
+        self.plan(size, None).map_err(failed)?;
+        let base = self.base().map_err(|error| {
+            could_not_open(&self.name, error.context("Could not open backing file"))
+        })?;
+        let plan = self.plan(size, base.as_ref()).map_err(failed)?;
+        Ok((base, plan))
     }
 
     fn new_file(&self) -> NewFile<'_> {
